@@ -1,0 +1,1 @@
+"""The local-disk storage backend of holdfast."""

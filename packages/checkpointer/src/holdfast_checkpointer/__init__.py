@@ -1,0 +1,1 @@
+"""Save and load JAX PyTrees on any storage."""

@@ -1,0 +1,1 @@
+"""Checkpointing for JAX on local disk, GCS and S3: no crash loses a step."""

@@ -1,0 +1,1 @@
+"""A run directory of checkpoints: steps, policies, retention."""

@@ -1,0 +1,1 @@
+"""Schemas of every JSON document in a holdfast or Orbax checkpoint."""

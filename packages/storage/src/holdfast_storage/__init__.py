@@ -1,0 +1,1 @@
+"""Storage backends, commit protocol and conformance kit of holdfast."""

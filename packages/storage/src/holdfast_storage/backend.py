@@ -1,0 +1,157 @@
+"""The one interface between holdfast and a store.
+
+A backend signs eight guarantees; `holdfast_storage.testing.StorageBackendTests` has a
+group of tests for each:
+
+* **G1** A put is all-or-nothing, and durable on return unless `durable=False`.
+* **G2** A conditional put that loses raises and changes nothing. A condition that the
+  store cannot honour raises `UnsupportedOperationError`; it never degrades.
+* **G3** Reads and listings see every earlier write of this host. No listing caches.
+* **G4** Prefixes match whole segments: `a/b` covers `a/b/x`, not `a/bc`.
+* **G5** Deleting what is not there succeeds.
+* **G6** `rename_prefix`, where offered, is atomic for readers, durable on return, and
+  raises `ObjectExistsError` if the destination holds anything.
+* **G7** Bytes written through `kv_target(p)` appear in `walk(p)` and `get`.
+* **G8** Errors are ours, with the store's own as `__cause__`; every request has a finite
+  deadline; cancellation leaves no partial object.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, ClassVar
+
+from holdfast_storage import errors
+from holdfast_storage.values import (
+    ByteRange,
+    Capabilities,
+    IoHints,
+    KvTarget,
+    Listing,
+    ObjectInfo,
+    ObjectVersion,
+    Precondition,
+)
+
+if TYPE_CHECKING:
+    from holdfast_storage.commit.strategy import CommitStrategy
+
+
+class StorageBackend(abc.ABC):
+    """A store under one root.
+
+    Subclasses implement the abstract methods; the others have honest defaults. All
+    methods are called on holdfast's storage loop. Keys are relative to `root`.
+
+    Attributes:
+        scheme: The URL scheme, for messages.
+        root: The root as a URL or path, for messages; holds no secret.
+        capabilities: What the store can do.
+        hints: Advice for writers.
+    """
+
+    scheme: ClassVar[str]
+    root: str
+    capabilities: Capabilities
+    hints: IoHints
+
+    @abc.abstractmethod
+    async def get(self, key: str, *, byte_range: ByteRange | None = None) -> bytes:
+        """Returns the object's bytes, or those of `byte_range` (cut at the end).
+
+        Raises:
+            ObjectNotFoundError: The store proved that it is absent.
+        """
+
+    @abc.abstractmethod
+    async def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        condition: Precondition | None = None,
+        durable: bool = True,
+    ) -> ObjectVersion:
+        """Stores `data` at `key`, all of it or nothing.
+
+        Args:
+            key: Where.
+            data: What.
+            condition: Write only under this condition.
+            durable: If false, the bytes may need `sync_prefix` to survive a power cut.
+
+        Returns:
+            The version now stored.
+
+        Raises:
+            ObjectExistsError: `IfAbsent` and something is there.
+            PreconditionFailedError: `IfVersion` and another version, or nothing, is there.
+            UnsupportedOperationError: The store cannot honour the condition.
+        """
+
+    @abc.abstractmethod
+    async def stat(self, key: str) -> ObjectInfo:
+        """Returns size and version.
+
+        Raises:
+            ObjectNotFoundError: Proven absent.
+        """
+
+    @abc.abstractmethod
+    async def delete(self, key: str) -> None:
+        """Removes one object; succeeds if it is absent."""
+
+    @abc.abstractmethod
+    def walk(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        """Yields every object below `prefix`, at any depth, in no promised order."""
+
+    @abc.abstractmethod
+    async def children(self, prefix: str) -> Listing:
+        """Returns one level below `prefix`; empty if there is nothing."""
+
+    @abc.abstractmethod
+    def kv_target(self, prefix: str) -> KvTarget:
+        """Says how TensorStore reaches `prefix`. Pure: no I/O."""
+
+    @abc.abstractmethod
+    async def commit_strategy(self) -> CommitStrategy:
+        """Returns the commit protocol that suits this store, after any probe it needs."""
+
+    async def rename_prefix(self, source: str, destination: str) -> None:
+        """Moves everything below `source`, atomically for readers.
+
+        Raises:
+            ObjectNotFoundError: `source` is absent.
+            ObjectExistsError: `destination` holds anything; nothing was moved.
+            UnsupportedOperationError: Without the capability.
+        """
+        raise errors.UnsupportedOperationError(
+            f"this store cannot rename to {destination!r} atomically", key=source, root=self.root
+        )
+
+    async def exchange_prefix(self, first: str, second: str) -> None:
+        """Swaps two existing prefixes, atomically for readers, durable on return.
+
+        Raises:
+            ObjectNotFoundError: Either is absent; nothing was moved.
+            UnsupportedOperationError: Without the capability.
+        """
+        raise errors.UnsupportedOperationError(
+            f"this store cannot exchange with {second!r} atomically", key=first, root=self.root
+        )
+
+    async def sync_prefix(self, prefix: str) -> None:
+        """Makes everything below `prefix` durable. Nothing to do where `put` already is."""
+
+    async def delete_prefix(self, prefix: str) -> None:
+        """Removes everything below `prefix`; safe to repeat, succeeds if it is absent."""
+        async for info in self.walk(prefix):
+            await self.delete(info.key)
+
+    async def abort_uploads(self, prefix: str, *, older_than: float) -> int:
+        """Aborts unfinished multipart uploads older than `older_than` seconds; says how many."""
+        return 0
+
+    async def aclose(self) -> None:
+        """Releases connections. Calling it again does nothing."""

@@ -1,0 +1,132 @@
+"""Errors of storage and of the commit protocol.
+
+Every error names the key it is about and the root of the backend. The SDK's or
+the operating system's own exception, where there is one, is its `__cause__`.
+"""
+
+from __future__ import annotations
+
+from holdfast_metadata.errors import HoldfastError
+
+
+class StorageError(HoldfastError):
+    """A storage operation failed.
+
+    Attributes:
+        key: The key or prefix the operation was about, relative to `root`.
+        root: The root of the backend, for a person to read.
+    """
+
+    def __init__(self, message: str, *, key: str = "", root: str = "") -> None:
+        where = f" [{key!r} in {root}]" if root else (f" [{key!r}]" if key else "")
+        super().__init__(message + where)
+        self.key = key
+        self.root = root
+
+
+class InvalidKeyError(StorageError, ValueError):
+    """A key has an empty, `.` or `..` segment, or is not text."""
+
+
+class InvalidURLError(StorageError, ValueError):
+    """A URL or a storage setting cannot be understood."""
+
+
+class UnknownSchemeError(InvalidURLError):
+    """No installed backend claims the URL's scheme; the message says what to install."""
+
+
+class ObjectNotFoundError(StorageError, FileNotFoundError):
+    """The store proved that nothing is there (404, ENOENT)."""
+
+
+class ObjectExistsError(StorageError, FileExistsError):
+    """Create-only lost: something is already there, and it was not touched."""
+
+
+class PreconditionFailedError(StorageError):
+    """The object is not the version the caller read; it was not touched."""
+
+
+class UnsupportedOperationError(StorageError, NotImplementedError):
+    """The store cannot do this. It was refused, not approximated."""
+
+
+class StoragePermissionError(StorageError, PermissionError):
+    """The store refused access (403, EACCES, EPERM, EROFS)."""
+
+
+class StorageFullError(StorageError, OSError):
+    """No space or quota left (ENOSPC, EDQUOT)."""
+
+
+class StorageTimeoutError(StorageError, TimeoutError):
+    """A request ran past its deadline; its outcome is unknown."""
+
+
+class TransientStorageError(StorageError):
+    """A failure that may pass (429, 5xx, a dropped connection); the outcome is unknown."""
+
+
+class CommitError(StorageError):
+    """A commit did not happen, or it is not known that it did."""
+
+
+class CommitConflictError(CommitError, FileExistsError):
+    """Another attempt is committed at the destination; it is complete and untouched."""
+
+
+class DestinationOccupiedError(CommitError, FileExistsError):
+    """The destination holds something that holdfast did not write; it was not touched."""
+
+
+class AttemptLostError(CommitError):
+    """This attempt was fenced or its data swept; it can never be committed."""
+
+
+class CommitUnknownError(CommitError):
+    """The decision was sent and its outcome could not be read back.
+
+    Nothing was deleted: the destination holds this attempt's complete checkpoint,
+    somebody else's, or nothing. Ask again with `read_record`.
+    """
+
+
+class CheckpointNotFoundError(StorageError, FileNotFoundError):
+    """No checkpoint is committed there; the message says what is there instead."""
+
+
+class CheckpointDeletedError(CheckpointNotFoundError):
+    """The checkpoint was deleted while it was being read."""
+
+
+class CheckpointChangedError(StorageError):
+    """The checkpoint was replaced while it was being read, more often than we retried."""
+
+
+class RecordUnreadableError(StorageError, ValueError):
+    """A commit record exists but cannot be read (damage, access, newer version).
+
+    The third answer: neither committed nor absent. Such a checkpoint is reported and
+    left alone, never collected and never overwritten.
+    """
+
+
+class DamagedCheckpointError(StorageError, ValueError):
+    """Bytes differ from what was saved; nothing of them was returned.
+
+    Attributes:
+        file: The damaged file, relative to the checkpoint.
+        leaf: The leaf it belongs to, if known.
+    """
+
+    def __init__(
+        self, message: str, *, file: str = "", leaf: str = "", key: str = "", root: str = ""
+    ) -> None:
+        super().__init__(message, key=key, root=root)
+        self.file = file
+        self.leaf = leaf
+
+
+class IncompleteCheckpointError(DamagedCheckpointError):
+    """Committed but not whole: files of the manifest are missing or have another size."""
