@@ -1,1 +1,59 @@
 """Schemas of every JSON document in a holdfast or Orbax checkpoint."""
+
+from holdfast_metadata.attempt import ATTEMPT_FILE, AttemptMark
+from holdfast_metadata.commit import COMMIT_FILE, CommitRecord
+from holdfast_metadata.digest import digest_bytes
+from holdfast_metadata.digests import DIGESTS_DIR, ArrayDigests, ChunkDigests
+from holdfast_metadata.dtypes import dtype_from_name, dtype_name
+from holdfast_metadata.errors import HoldfastError, MetadataError, NewerFormatError
+from holdfast_metadata.json_codec import canonical_json, parse_json, require_json
+from holdfast_metadata.keys import Key
+from holdfast_metadata.manifest import MANIFEST_FILE, Manifest, ManifestEntry
+from holdfast_metadata.scalars import decode_scalar, encode_scalar
+from holdfast_metadata.tree import (
+    TREE_FILE,
+    CustomNode,
+    DictNode,
+    LeafNode,
+    LeafSpec,
+    NamedTupleNode,
+    Node,
+    NoneNode,
+    SequenceNode,
+    TreeDocument,
+)
+
+__all__ = [
+    "ATTEMPT_FILE",
+    "COMMIT_FILE",
+    "DIGESTS_DIR",
+    "MANIFEST_FILE",
+    "TREE_FILE",
+    "ArrayDigests",
+    "AttemptMark",
+    "ChunkDigests",
+    "CommitRecord",
+    "CustomNode",
+    "DictNode",
+    "HoldfastError",
+    "Key",
+    "LeafNode",
+    "LeafSpec",
+    "Manifest",
+    "ManifestEntry",
+    "MetadataError",
+    "NamedTupleNode",
+    "NewerFormatError",
+    "Node",
+    "NoneNode",
+    "SequenceNode",
+    "TreeDocument",
+    "canonical_json",
+    "decode_scalar",
+    "digest_bytes",
+    "dtype_from_name",
+    "dtype_name",
+    "encode_scalar",
+    "parse_json",
+    "require_json",
+]

@@ -1,0 +1,76 @@
+"""`_DIGESTS/process_N`: a digest for every array chunk that a process wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from holdfast_metadata.errors import MetadataError
+from holdfast_metadata.fields import Fields, merge_extra
+from holdfast_metadata.json_codec import canonical_json
+
+DIGESTS_DIR = "_DIGESTS"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayDigests:
+    """The chunks of one stored array.
+
+    Attributes:
+        dtype: Name of the dtype as stored.
+        shape: Of the whole array.
+        chunk_shape: Of a chunk; those at the end may be smaller.
+        digests: By chunk index, written as in "0.3" ("" for a rank-0 array): the digest of
+            the chunk's in-bounds elements in C order, little endian.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    chunk_shape: tuple[int, ...]
+    digests: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkDigests:
+    """All arrays of which a process wrote chunks, by parameter name."""
+
+    arrays: Mapping[str, ArrayDigests]
+    format_version: int = FORMAT_VERSION
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        """Encodes as canonical JSON."""
+        arrays = {
+            name: [array.dtype, array.shape, array.chunk_shape, dict(array.digests)]
+            for name, array in self.arrays.items()
+        }
+        known = {"format_version": self.format_version, "arrays": arrays}
+        return canonical_json(merge_extra(known, self.extra))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, source: str = DIGESTS_DIR) -> ChunkDigests:
+        """Decodes strictly.
+
+        Raises:
+            NewerFormatError: Written by a newer holdfast.
+            MetadataError: Not such a document.
+        """
+        fields = Fields.parse(data, source=source)
+        version = fields.version(FORMAT_VERSION)
+        arrays = fields.take("arrays", dict)
+        try:
+            found = {name: _array(*value) for name, value in arrays.items()}
+        except (TypeError, ValueError) as error:
+            raise MetadataError(f"{source}: an array is not described as it should be") from error
+        return cls(arrays=found, format_version=version, extra=fields.rest)
+
+
+def _array(dtype: Any, shape: Any, chunk_shape: Any, digests: Any) -> ArrayDigests:
+    if not isinstance(dtype, str) or not isinstance(digests, dict):
+        raise TypeError
+    for sizes in (shape, chunk_shape):
+        if not all(type(size) is int for size in sizes):
+            raise TypeError
+    return ArrayDigests(dtype, tuple(shape), tuple(chunk_shape), digests)
