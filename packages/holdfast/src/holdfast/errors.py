@@ -1,0 +1,65 @@
+"""Every exception that holdfast raises on purpose; all are `HoldfastError`.
+
+Each is also the builtin exception that callers already catch: a checkpoint that is not
+there is a `FileNotFoundError`, one that is in the way a `FileExistsError`, a target that
+does not fit a `ValueError`.
+"""
+
+from holdfast_manager.errors import StepAlreadyExistsError, StepNotFoundError
+from holdfast_metadata.errors import HoldfastError, MetadataError, NewerFormatError
+from holdfast_storage.errors import (
+    AttemptLostError,
+    CheckpointChangedError,
+    CheckpointDeletedError,
+    CheckpointNotFoundError,
+    CommitConflictError,
+    CommitError,
+    CommitUnknownError,
+    DamagedCheckpointError,
+    DestinationOccupiedError,
+    IncompleteCheckpointError,
+    InvalidKeyError,
+    InvalidURLError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    PreconditionFailedError,
+    RecordUnreadableError,
+    StorageError,
+    StorageFullError,
+    StoragePermissionError,
+    StorageTimeoutError,
+    TransientStorageError,
+    UnknownSchemeError,
+    UnsupportedOperationError,
+)
+
+__all__ = [
+    "AttemptLostError",
+    "CheckpointChangedError",
+    "CheckpointDeletedError",
+    "CheckpointNotFoundError",
+    "CommitConflictError",
+    "CommitError",
+    "CommitUnknownError",
+    "DamagedCheckpointError",
+    "DestinationOccupiedError",
+    "HoldfastError",
+    "IncompleteCheckpointError",
+    "InvalidKeyError",
+    "InvalidURLError",
+    "MetadataError",
+    "NewerFormatError",
+    "ObjectExistsError",
+    "ObjectNotFoundError",
+    "PreconditionFailedError",
+    "RecordUnreadableError",
+    "StepAlreadyExistsError",
+    "StepNotFoundError",
+    "StorageError",
+    "StorageFullError",
+    "StoragePermissionError",
+    "StorageTimeoutError",
+    "TransientStorageError",
+    "UnknownSchemeError",
+    "UnsupportedOperationError",
+]

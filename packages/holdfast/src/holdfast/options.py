@@ -1,0 +1,11 @@
+"""Options of saving and loading; `holdfast.Context` carries them."""
+
+from holdfast_checkpointer.arrays.options import ArrayLoadOptions, ArraySaveOptions
+from holdfast_checkpointer.options import ArrayOptions, AsyncOptions
+
+__all__ = [
+    "ArrayLoadOptions",
+    "ArrayOptions",
+    "ArraySaveOptions",
+    "AsyncOptions",
+]
