@@ -1,0 +1,43 @@
+"""The README's first command, as a newcomer runs it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_example(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "examples/train.py"), *arguments],
+        cwd=folder,
+        env={**os.environ, "HOLDFAST_ROOT": str(folder), "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_the_story_is_told_and_ends_well(tmp_path):
+    told = run_example(tmp_path)
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert told.stderr == ""
+    for words in ("kill -9 at step 350", "resumed from step 300", "identical, bit for bit"):
+        assert words in told.stdout
+    runs = sorted(p.name for p in (tmp_path / "runs/digits").glob("story-*/*"))
+    assert runs == ["killed", "reference"]
+
+
+def test_a_run_goes_on_with_more_steps_and_refuses_nonsense(tmp_path):
+    small = ("--url", "mine", "--save-every", "10")
+    first = run_example(tmp_path, *small, "--steps", "20")
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "committed" in first.stdout
+    more = run_example(tmp_path, *small, "--steps", "25")
+    assert "resumed from step 20" in more.stdout
+    assert "accuracy after 25 steps" in more.stdout
+    assert run_example(tmp_path, *small, "--steps", "0").returncode == 2
