@@ -235,21 +235,23 @@ class Display:
 
 
 def tell_story(url: str, steps: int, save_every: int) -> bool:
-    """Runs it all once, in processes of their own; says whether the outcomes are equal."""
+    """Runs it all once, in folders of its own; says whether the outcomes are equal."""
     base = f"{url}/story-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    reference, killed = f"{base}/reference", f"{base}/killed"
     crash_at = steps * 7 // 12
-    common = ["--steps", str(steps), "--save-every", str(save_every)]
-    reference = ["--url", f"{base}/reference", *common]
-    killed = ["--url", f"{base}/killed", *common, "--crash-at", str(crash_at)]
-    chapter("1 of 3", "a run that nothing interrupts", reference, expect=0)
-    chapter("2 of 3", f"another, killed at step {crash_at}", killed, expect=-signal.SIGKILL)
-    chapter("3 of 3", "the same command again", killed, expect=0)
-    return verdict(f"{base}/reference", f"{base}/killed")
+    console.print("\n[bold]1 of 3: a run that nothing interrupts[/]")
+    train(reference, steps, save_every, crash_at=None)
+    command = ["--url", killed, "--steps", str(steps), "--save-every", str(save_every)]
+    command += ["--crash-at", str(crash_at)]
+    console.print(f"\n[bold]2 of 3: another, killed at step {crash_at}[/]")
+    run_self(command, expect=-signal.SIGKILL)
+    console.print("\n[bold]3 of 3: the same command again[/]")
+    run_self(command, expect=0)
+    return verdict(reference, killed)
 
 
-def chapter(number: str, title: str, arguments: list[str], *, expect: int) -> None:
-    """Runs this file with `arguments`; raises if it does not end as expected."""
-    console.print(f"\n[bold]{number}: {title}[/]")
+def run_self(arguments: list[str], *, expect: int) -> None:
+    """Runs this file in a process of its own; exits if that does not end as expected."""
     console.print(f"  [dim]$ python examples/train.py {shlex.join(arguments)}[/]")
     sys.stdout.flush()
     ended = subprocess.run([sys.executable, __file__, *arguments], check=False).returncode
