@@ -22,7 +22,8 @@ import abc
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, ClassVar
 
-from holdfast_storage import errors
+from holdfast_metadata import ATTEMPT_FILE
+from holdfast_storage import errors, keys
 from holdfast_storage.values import (
     ByteRange,
     Capabilities,
@@ -72,6 +73,7 @@ class StorageBackend(abc.ABC):
         *,
         condition: Precondition | None = None,
         durable: bool = True,
+        parents: bool = True,
     ) -> ObjectVersion:
         """Stores `data` at `key`, all of it or nothing.
 
@@ -80,12 +82,15 @@ class StorageBackend(abc.ABC):
             data: What.
             condition: Write only under this condition.
             durable: If false, the bytes may need `sync_prefix` to survive a power cut.
+            parents: If false, a store with folders creates none, so that a late write
+                cannot bring back a folder that was moved or removed. Others ignore it.
 
         Returns:
             The version now stored.
 
         Raises:
             ObjectExistsError: `IfAbsent` and something is there.
+            ObjectNotFoundError: The folder is missing and `parents` is false.
             PreconditionFailedError: `IfVersion` and another version, or nothing, is there.
             UnsupportedOperationError: The store cannot honour the condition.
         """
@@ -141,17 +146,27 @@ class StorageBackend(abc.ABC):
             f"this store cannot exchange with {second!r} atomically", key=first, root=self.root
         )
 
-    async def sync_prefix(self, prefix: str) -> None:
+    async def sync_prefix(self, prefix: str) -> None:  # noqa: B027 - an honest default
         """Makes everything below `prefix` durable. Nothing to do where `put` already is."""
 
     async def delete_prefix(self, prefix: str) -> None:
-        """Removes everything below `prefix`; safe to repeat, succeeds if it is absent."""
+        """Removes everything below `prefix`; safe to repeat, succeeds if it is absent.
+
+        The mark of an attempt goes last, so that a removal which was cut short is found
+        and finished by the next sweep.
+        """
+        marks = []
         async for info in self.walk(prefix):
-            await self.delete(info.key)
+            if keys.leaf(info.key) == ATTEMPT_FILE:
+                marks.append(info.key)
+            else:
+                await self.delete(info.key)
+        for key in marks:
+            await self.delete(key)
 
     async def abort_uploads(self, prefix: str, *, older_than: float) -> int:
         """Aborts unfinished multipart uploads older than `older_than` seconds; says how many."""
         return 0
 
-    async def aclose(self) -> None:
+    async def aclose(self) -> None:  # noqa: B027 - an honest default
         """Releases connections. Calling it again does nothing."""

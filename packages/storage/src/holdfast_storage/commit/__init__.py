@@ -1,0 +1,47 @@
+"""The commit protocol: how an attempt becomes a checkpoint, all of it or none."""
+
+from holdfast_storage.commit.heartbeat import heartbeat
+from holdfast_storage.commit.occupancy import Occupant, occupant
+from holdfast_storage.commit.opening import (
+    CommittedArea,
+    CommittedEntry,
+    CommittedListing,
+    FileReport,
+    PlainArea,
+    list_committed,
+    open_committed,
+    open_plain,
+    reading,
+    verify,
+)
+from holdfast_storage.commit.pointer import PointerCommit
+from holdfast_storage.commit.record import StoredRecord, read_record
+from holdfast_storage.commit.rename import RenameCommit
+from holdfast_storage.commit.shield import carry_through
+from holdfast_storage.commit.staging import StagingArea
+from holdfast_storage.commit.strategy import CommitStrategy, SweepReport, Transaction
+
+__all__ = [
+    "CommitStrategy",
+    "CommittedArea",
+    "CommittedEntry",
+    "CommittedListing",
+    "FileReport",
+    "Occupant",
+    "PlainArea",
+    "PointerCommit",
+    "RenameCommit",
+    "StagingArea",
+    "StoredRecord",
+    "SweepReport",
+    "Transaction",
+    "carry_through",
+    "heartbeat",
+    "list_committed",
+    "occupant",
+    "open_committed",
+    "open_plain",
+    "read_record",
+    "reading",
+    "verify",
+]

@@ -1,0 +1,67 @@
+"""Names that the commit protocol gives to folders and files."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from dataclasses import dataclass
+
+from holdfast_metadata import COMMIT_FILE, MANIFEST_FILE
+from holdfast_storage import errors, keys
+
+ADVISORY_FILE = "commit_success.txt"
+DISPLACED_FILE = "_DISPLACED"
+INNER_PREFIX = "attempt-"
+OURS = (COMMIT_FILE, MANIFEST_FILE)
+_HIDDEN = re.compile(
+    r"\.(?P<leaf>.+)\.(?P<kind>attempt|dead|displaced|retired)-(?P<attempt>[0-9a-f]{32})(-[0-9a-f]+)?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenName:
+    """A hidden folder of ours beside a final.
+
+    Attributes:
+        leaf: Last segment of the final.
+        kind: `attempt`, `dead`, `displaced` or `retired`.
+        attempt: The attempt's id.
+    """
+
+    leaf: str
+    kind: str
+    attempt: str
+
+
+def new_attempt_id() -> str:
+    """A unique id."""
+    return uuid.uuid4().hex
+
+
+def hidden(final: str, kind: str, attempt: str, *, unique: bool = False) -> str:
+    """The hidden sibling of `final` for an attempt."""
+    suffix = f"-{uuid.uuid4().hex[:8]}" if unique else ""
+    return keys.join(keys.parent(final), f".{keys.leaf(final)}.{kind}-{attempt}{suffix}")
+
+
+def parse_hidden(name: str) -> HiddenName | None:
+    """What a hidden folder's name says, or None if it is not ours."""
+    found = _HIDDEN.fullmatch(name)
+    return HiddenName(found["leaf"], found["kind"], found["attempt"]) if found else None
+
+
+def inner(final: str, attempt: str) -> str:
+    """The folder of an attempt inside its final."""
+    return keys.join(final, INNER_PREFIX + attempt)
+
+
+def check_final(final: str, *, root: str) -> str:
+    """Refuses what can never be a final (rule R6)."""
+    keys.check_key(final, root=root)
+    if keys.leaf(final).startswith("."):
+        raise errors.InvalidKeyError(
+            "a checkpoint's name does not start with '.', which marks unfinished work",
+            key=final,
+            root=root,
+        )
+    return final

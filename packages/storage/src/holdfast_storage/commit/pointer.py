@@ -1,0 +1,341 @@
+"""Commit by one conditional put of the record: for stores that cannot rename.
+
+Data lies in `<final>/attempt-<id>/` from the start; `<final>/_COMMIT.json` points at it.
+The put of that record, create-only or conditional on the version that was read, is the
+one decision. Records are never deleted: a tombstone keeps the list of fenced attempts, so
+that a writer which slept through its own removal can never commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from holdfast_metadata import (
+    ATTEMPT_FILE,
+    COMMIT_FILE,
+    MANIFEST_FILE,
+    CommitRecord,
+    Manifest,
+    ManifestEntry,
+)
+from holdfast_storage import errors, keys
+from holdfast_storage.backend import StorageBackend
+from holdfast_storage.commit import identity, layout
+from holdfast_storage.commit.occupancy import occupant
+from holdfast_storage.commit.record import StoredRecord, read_record
+from holdfast_storage.commit.shield import carry_through
+from holdfast_storage.commit.staging import StagingArea
+from holdfast_storage.commit.strategy import CommitStrategy, SweepReport, Transaction
+from holdfast_storage.values import IfAbsent, ObjectVersion
+
+_log = logging.getLogger(__name__)
+_UNCERTAIN = (errors.TransientStorageError, errors.StorageTimeoutError)
+_LOST_RACE = (errors.ObjectExistsError, errors.PreconditionFailedError)
+
+
+class PointerCommit(CommitStrategy):
+    """The protocol for object stores.
+
+    Args:
+        backend: The store; it needs `create_if_absent`, and `compare_and_swap` to replace.
+        grace_s: How long replaced data stays for readers that opened it, in seconds.
+        decision_deadline_s: How long an unknown outcome is asked for before
+            `CommitUnknownError`.
+        pause_s: First pause between such questions; it doubles.
+    """
+
+    name = "pointer"
+
+    def __init__(
+        self,
+        backend: StorageBackend,
+        *,
+        grace_s: float = 600.0,
+        decision_deadline_s: float = 60.0,
+        pause_s: float = 0.05,
+    ) -> None:
+        self._backend = backend
+        self._grace_s = grace_s
+        self._deadline_s = decision_deadline_s
+        self._pause_s = pause_s
+        self._decision_sent: set[str] = set()
+
+    async def begin(self, final: str, *, kind: str = "save") -> Transaction:
+        """See `CommitStrategy.begin`."""
+        layout.check_final(final, root=self._backend.root)
+        found = await occupant(self._backend, final)
+        if found.kind == "foreign":
+            raise errors.DestinationOccupiedError(
+                f"something that is no checkpoint is here ({found.detail}); holdfast never "
+                "replaces what it did not write",
+                key=final,
+                root=self._backend.root,
+            )
+        await self._reap_replaced(final, found.stored)
+        attempt = layout.new_attempt_id()
+        txn = Transaction(
+            final=final,
+            staging=self._staging(final, attempt),
+            attempt=attempt,
+            strategy=self.name,
+            expects_attempt=found.stored.attempt,
+            expects_token=found.stored.info.version.token if found.stored.info else None,
+        )
+        mark = identity.new_mark(attempt, kind)
+        await self._backend.put(
+            keys.join(txn.staging, ATTEMPT_FILE), mark.to_bytes(), condition=IfAbsent()
+        )
+        return txn
+
+    def _staging(self, final: str, attempt: str) -> str:
+        return layout.inner(final, attempt)
+
+    def area(self, txn: Transaction) -> StagingArea:
+        """See `CommitStrategy.area`."""
+        return StagingArea(self._backend, txn.staging)
+
+    async def seal(self, txn: Transaction, area: StagingArea) -> tuple[ManifestEntry, ...]:
+        """See `CommitStrategy.seal`."""
+        await self._backend.sync_prefix(txn.staging)
+        return await area.entries()
+
+    async def commit(
+        self, txn: Transaction, entries: Sequence[ManifestEntry], *, replace: bool = False
+    ) -> CommitRecord:
+        """See `CommitStrategy.commit`. Cancellation waits until the outcome is known."""
+        return await carry_through(self._commit(txn, Manifest(entries), replace=replace))
+
+    async def _commit(self, txn: Transaction, manifest: Manifest, *, replace: bool) -> CommitRecord:
+        stored = await read_record(self._backend, txn.final)
+        if stored.attempt == txn.attempt and stored.record is not None:
+            return stored.record
+        self._judge(stored, txn, replace=replace)
+        await self._put_manifest(txn.staging, manifest)
+        await self._require_files(txn, txn.staging, manifest)
+        return await self._decide(txn, self._new_record(txn, manifest), replace=replace)
+
+    def _new_record(self, txn: Transaction, manifest: Manifest) -> CommitRecord:
+        return CommitRecord(
+            state="committed",
+            attempt=txn.attempt,
+            data=layout.INNER_PREFIX + txn.attempt,
+            manifest_digest=manifest.digest(),
+            committed_ns=time.time_ns(),
+        )
+
+    def _judge(self, stored: StoredRecord, txn: Transaction, *, replace: bool) -> None:
+        """Refuses to go on where another attempt stands, or this one is fenced."""
+        where = {"key": txn.final, "root": self._backend.root}
+        if txn.attempt in stored.dead:
+            raise errors.AttemptLostError(
+                f"the attempt {txn.attempt} was fenced: another process took it for dead, or it "
+                "was replaced",
+                **where,
+            )
+        if not stored.committed:
+            return
+        if not replace:
+            raise errors.CommitConflictError(
+                f"another attempt ({stored.attempt}) is committed here", **where
+            )
+        if stored.attempt != txn.expects_attempt:
+            raise errors.CommitConflictError(
+                f"the checkpoint to replace was {txn.expects_attempt}; {stored.attempt} was "
+                "committed meanwhile and stays",
+                **where,
+            )
+
+    async def _put_manifest(self, staging: str, manifest: Manifest) -> None:
+        key = keys.join(staging, MANIFEST_FILE)
+        try:
+            await self._backend.put(key, manifest.to_bytes(), condition=IfAbsent(), parents=False)
+        except errors.ObjectExistsError:
+            if await self._backend.get(key) != manifest.to_bytes():
+                raise
+        except errors.ObjectNotFoundError as error:
+            raise self._swept(staging, "its folder is gone") from error
+
+    async def _require_files(self, txn: Transaction, staging: str, manifest: Manifest) -> None:
+        """Lists the staging against the manifest, just before the decision (rule R2)."""
+        sizes = {
+            keys.relative(info.key, staging): info.size
+            async for info in self._backend.walk(staging)
+        }
+        missing = [e.path for e in manifest.entries if sizes.get(e.path) != e.size]
+        if ATTEMPT_FILE not in sizes:
+            missing.append(ATTEMPT_FILE)
+        if missing:
+            raise self._swept(staging, f"{len(missing)} files are missing, as {missing[0]!r}")
+
+    def _swept(self, staging: str, why: str) -> errors.AttemptLostError:
+        return errors.AttemptLostError(
+            f"the attempt's data was removed ({why}); it cannot be committed",
+            key=staging,
+            root=self._backend.root,
+        )
+
+    async def _decide(
+        self, txn: Transaction, record: CommitRecord, *, replace: bool
+    ) -> CommitRecord:
+        """Puts the record until the outcome is known: mine, another's, or unknown."""
+
+        async def send() -> CommitRecord | None:
+            stored = await read_record(self._backend, txn.final)
+            if stored.attempt == txn.attempt and stored.record is not None:
+                return stored.record
+            self._judge(stored, txn, replace=replace)
+            dead = stored.dead + ((stored.attempt,) if stored.attempt else ())
+            new = dataclasses.replace(record, dead=dead)
+            await self._swap(txn.final, stored, new, sent_for=txn.attempt)
+            return new
+
+        committed = await self._until_known(send, txn.final)
+        await self._after_commit(txn)
+        return committed
+
+    async def _swap(
+        self, final: str, stored: StoredRecord, new: CommitRecord, *, sent_for: str | None = None
+    ) -> ObjectVersion:
+        """The conditional put of a record: the only way in which one ever changes."""
+        if sent_for is not None:
+            self._decision_sent.add(sent_for)
+        return await self._backend.put(
+            keys.join(final, COMMIT_FILE), new.to_bytes(), condition=stored.unchanged
+        )
+
+    async def _until_known(
+        self, send: Callable[[], Awaitable[CommitRecord | None]], final: str
+    ) -> CommitRecord:
+        """Repeats a decision, which starts with a read-back, until its outcome is known."""
+        deadline = time.monotonic() + self._deadline_s
+        pause = self._pause_s
+        while True:
+            failure: errors.StorageError | None = None
+            try:
+                done = await send()
+                if done is not None:
+                    return done
+            except (*_LOST_RACE, *_UNCERTAIN) as error:
+                failure = error
+                _log.debug("reading the record of %s again: %s", final, error)
+            if time.monotonic() > deadline:
+                raise errors.CommitUnknownError(
+                    f"the outcome could not be read back within {self._deadline_s} s; nothing "
+                    f"was deleted: {failure}",
+                    key=final,
+                    root=self._backend.root,
+                ) from failure
+            if isinstance(failure, _UNCERTAIN):
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 5.0)
+
+    async def _after_commit(self, txn: Transaction) -> None:
+        """Best effort, after the fact: nothing here can undo the commit."""
+        try:
+            await self._backend.put(
+                keys.join(txn.final, layout.ADVISORY_FILE),
+                b"An advisory for Orbax's clean-up; _COMMIT.json decides.\n",
+            )
+            await self._remove_orbax_leftovers(txn.final)
+        except errors.StorageError:
+            _log.warning("could not tidy up after committing %s", txn.final, exc_info=True)
+
+    async def _remove_orbax_leftovers(self, final: str) -> None:
+        """A replaced Orbax checkpoint lay in the final itself; its marks go first."""
+        listing = await self._backend.children(final)
+        ours = {COMMIT_FILE, layout.ADVISORY_FILE}
+        objects = [info.key for info in listing.objects if keys.leaf(info.key) not in ours]
+        folders = [p for p in listing.prefixes if not keys.leaf(p).startswith(layout.INNER_PREFIX)]
+        for key in objects:
+            await self._backend.delete(key)
+        for prefix in folders:
+            await self._backend.delete_prefix(prefix)
+
+    async def abort(self, txn: Transaction) -> None:
+        """See `CommitStrategy.abort`."""
+        if txn.attempt in self._decision_sent and not await self._fence(txn.final, txn.attempt):
+            return
+        for staging in {txn.staging, layout.inner(txn.final, txn.attempt)}:
+            await self._backend.delete_prefix(staging)
+
+    async def _fence(self, final: str, attempt: str) -> bool:
+        """Makes it impossible to commit an attempt; False if it is committed already."""
+        fenced = True
+
+        async def send() -> CommitRecord | None:
+            nonlocal fenced
+            stored = await read_record(self._backend, final)
+            if stored.attempt == attempt:
+                fenced = False
+                return stored.record
+            if attempt in stored.dead:
+                return stored.record
+            old = stored.record or CommitRecord(state="none")
+            new = dataclasses.replace(old, dead=(*old.dead, attempt))
+            await self._swap(final, stored, new)
+            return new
+
+        await carry_through(self._until_known(send, final))
+        return fenced
+
+    async def retire(self, final: str, *, expected: str) -> None:
+        """See `CommitStrategy.retire`."""
+        retired = await carry_through(self._retire_record(final, expected))
+        await self._backend.delete(keys.join(final, layout.ADVISORY_FILE))
+        await self._delete_data(final, retired)
+
+    async def _retire_record(self, final: str, expected: str) -> CommitRecord:
+        async def send() -> CommitRecord | None:
+            stored = await read_record(self._backend, final)
+            record = stored.record
+            if record is not None and record.state == "retired" and record.attempt == expected:
+                return record
+            if record is None or not record.committed:
+                raise errors.CheckpointNotFoundError(
+                    "nothing is committed here", key=final, root=self._backend.root
+                )
+            if record.attempt != expected:
+                raise errors.CommitConflictError(
+                    f"{record.attempt} is committed here by now, not {expected}; it stays",
+                    key=final,
+                    root=self._backend.root,
+                )
+            new = dataclasses.replace(record, state="retired")
+            await self._swap(final, stored, new)
+            return new
+
+        return await self._until_known(send, final)
+
+    async def _delete_data(self, final: str, record: CommitRecord) -> None:
+        """Deletes what a retired record pointed at, and nothing else."""
+        if record.data:
+            await self._backend.delete_prefix(keys.join(final, record.data))
+            return
+        # Copied from a store that renames: the files lie in the final itself.
+        try:
+            manifest = Manifest.from_bytes(await self._backend.get(keys.join(final, MANIFEST_FILE)))
+        except errors.ObjectNotFoundError:
+            return
+        for name in (*manifest.by_path, ATTEMPT_FILE, MANIFEST_FILE):
+            await self._backend.delete(keys.join(final, name))
+
+    async def _reap_replaced(self, final: str, stored: StoredRecord) -> None:
+        """Deletes data that was replaced, sparing the youngest for `grace_s`."""
+        from holdfast_storage.commit.sweep import reap_inner
+
+        if stored.dead:
+            await reap_inner(self._backend, final, stored, grace_s=self._grace_s)
+
+    async def sweep(
+        self, parent: str, *, older_than: float = identity.DEFAULT_TTL_S
+    ) -> SweepReport:
+        """See `CommitStrategy.sweep`."""
+        from holdfast_storage.commit.sweep import Sweeper
+
+        return await Sweeper(self._backend, self._fence, self._grace_s).run(
+            parent, older_than=older_than
+        )

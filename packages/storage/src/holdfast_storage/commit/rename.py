@@ -1,0 +1,256 @@
+"""Commit by one rename: for stores that move a folder atomically.
+
+An attempt is written in a hidden sibling, `.<leaf>.attempt-<id>`, record included; the
+rename onto the final, which replaces nothing, is the one decision. A replacement exchanges
+the two folders, then looks at what it displaced. Fencing moves the sibling away, after
+which neither can happen.
+
+Where the final must stay in place (a tombstone's list of fenced attempts, or a file system
+that cannot exchange), the attempt moves inside it and the record decides, as in
+`PointerCommit`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+from holdfast_metadata import ATTEMPT_FILE, COMMIT_FILE, CommitRecord, Manifest
+from holdfast_storage import errors, keys
+from holdfast_storage.commit import identity, layout
+from holdfast_storage.commit.occupancy import occupant
+from holdfast_storage.commit.pointer import PointerCommit
+from holdfast_storage.commit.record import StoredRecord, read_record
+from holdfast_storage.commit.shield import carry_through
+from holdfast_storage.commit.strategy import SweepReport, Transaction
+from holdfast_storage.values import IfAbsent
+
+_log = logging.getLogger(__name__)
+
+
+class RenameCommit(PointerCommit):
+    """The protocol for file systems; see `PointerCommit` for the arguments."""
+
+    name = "rename"
+
+    def _staging(self, final: str, attempt: str) -> str:
+        return layout.hidden(final, "attempt", attempt)
+
+    async def _commit(self, txn: Transaction, manifest: Manifest, *, replace: bool) -> CommitRecord:
+        stored = await read_record(self._backend, txn.final)
+        if stored.attempt == txn.attempt and stored.record is not None:
+            await self._look_at_displaced(txn)
+            return stored.record
+        self._judge(stored, txn, replace=replace)
+        if await self._is_inside(txn):
+            return await self._decide_inside(txn, manifest, replace=replace)
+        record = await self._put_record(txn, self._new_record(txn, manifest))
+        await self._put_manifest(txn.staging, manifest)
+        await self._backend.sync_prefix(txn.staging)
+        await self._require_files(txn, txn.staging, manifest)
+
+        async def send() -> CommitRecord | None:
+            return await self._move(txn, record, manifest, replace=replace)
+
+        return await self._until_known(send, txn.final)
+
+    def _new_record(self, txn: Transaction, manifest: Manifest) -> CommitRecord:
+        return dataclasses.replace(super()._new_record(txn, manifest), data="")
+
+    async def _put_record(self, txn: Transaction, record: CommitRecord) -> CommitRecord:
+        """Writes the staged record once; a repeated commit finds and keeps it."""
+        key = keys.join(txn.staging, COMMIT_FILE)
+        try:
+            await self._backend.put(key, record.to_bytes(), condition=IfAbsent(), parents=False)
+        except errors.ObjectExistsError:
+            return CommitRecord.from_bytes(await self._backend.get(key))
+        except errors.ObjectNotFoundError as error:
+            if await self._is_mine(txn) or await self._is_inside(txn):
+                return record
+            raise self._swept(txn.staging, "its folder is gone") from error
+        return record
+
+    async def _move(
+        self, txn: Transaction, record: CommitRecord, manifest: Manifest, *, replace: bool
+    ) -> CommitRecord | None:
+        """One try at the decision, after a read-back. None means: look again."""
+        stored = await read_record(self._backend, txn.final)
+        if stored.attempt == txn.attempt and stored.record is not None:
+            await self._look_at_displaced(txn)
+            return stored.record
+        self._judge(stored, txn, replace=replace)
+        found = await occupant(self._backend, txn.final)
+        self._decision_sent.add(txn.attempt)
+        if found.kind in ("ours", "orbax") and not replace:
+            raise errors.CommitConflictError(
+                "a checkpoint is here", key=txn.final, root=self._backend.root
+            )
+        try:
+            if found.kind in ("ours", "orbax"):
+                return await self._replace(txn, manifest)
+            if stored.record is not None or found.kind == "uncommitted":
+                return await self._move_inside(txn, manifest, replace=replace)
+            await self._backend.rename_prefix(txn.staging, txn.final)
+        except errors.ObjectExistsError as error:
+            return await self._after_refusal(txn, error)
+        except errors.ObjectNotFoundError as error:
+            await self._after_missing(txn, error)
+            return None
+        return record
+
+    async def _after_refusal(
+        self, txn: Transaction, error: errors.ObjectExistsError
+    ) -> CommitRecord | None:
+        """The destination holds something: look again, unless it is no checkpoint."""
+        found = await occupant(self._backend, txn.final)
+        if found.kind in ("absent", "foreign") and found.stored.record is None:
+            raise errors.DestinationOccupiedError(
+                "an empty folder, or something that is no checkpoint, is in the way",
+                key=txn.final,
+                root=self._backend.root,
+            ) from error
+        return None
+
+    async def _after_missing(self, txn: Transaction, error: errors.ObjectNotFoundError) -> None:
+        """Source or destination went away: go on only if the staging is still there."""
+        if await self._is_mine(txn) or await self._is_inside(txn):
+            return
+        try:
+            await self._backend.stat(keys.join(txn.staging, ATTEMPT_FILE))
+        except errors.ObjectNotFoundError:
+            raise self._swept(txn.staging, "its folder was moved away") from error
+
+    async def _replace(self, txn: Transaction, manifest: Manifest) -> CommitRecord | None:
+        if not self._backend.capabilities.exchange_prefix:
+            return await self._move_inside(txn, manifest, replace=True)
+        try:
+            await self._backend.exchange_prefix(txn.staging, txn.final)
+        except errors.UnsupportedOperationError:
+            return await self._move_inside(txn, manifest, replace=True)
+        return None  # the read-back finds the record, then looks at what was displaced
+
+    async def _look_at_displaced(self, txn: Transaction) -> None:
+        """After an exchange: put back what was not to be replaced; set the rest aside."""
+        try:
+            displaced = await read_record(self._backend, txn.staging)
+        except errors.RecordUnreadableError:
+            displaced = StoredRecord()
+        if displaced.committed and displaced.attempt not in (txn.attempt, txn.expects_attempt):
+            await self._backend.exchange_prefix(txn.staging, txn.final)
+            raise errors.CommitConflictError(
+                f"{displaced.attempt} was committed meanwhile and stays",
+                key=txn.final,
+                root=self._backend.root,
+            )
+        aside = layout.hidden(txn.final, "displaced", txn.attempt)
+        try:
+            await self._backend.rename_prefix(txn.staging, aside)
+        except (errors.ObjectNotFoundError, errors.ObjectExistsError):
+            return  # nothing was displaced, or it was set aside already
+        await self._mark_displaced(aside)
+
+    async def _mark_displaced(self, aside: str) -> None:
+        """Starts the grace period of replaced data, by the store's own clock."""
+        try:
+            await self._backend.put(
+                keys.join(aside, layout.DISPLACED_FILE), b"", condition=IfAbsent(), parents=False
+            )
+        except errors.StorageError:
+            _log.debug("could not mark %s as replaced", aside, exc_info=True)
+
+    async def _move_inside(
+        self, txn: Transaction, manifest: Manifest, *, replace: bool
+    ) -> CommitRecord:
+        await self._backend.rename_prefix(txn.staging, layout.inner(txn.final, txn.attempt))
+        return await self._decide_inside(txn, manifest, replace=replace)
+
+    async def _decide_inside(
+        self, txn: Transaction, manifest: Manifest, *, replace: bool
+    ) -> CommitRecord:
+        record = super()._new_record(txn, manifest)
+        await self._require_files(txn, layout.inner(txn.final, txn.attempt), manifest)
+        return await self._decide(txn, record, replace=replace)
+
+    async def _is_inside(self, txn: Transaction) -> bool:
+        try:
+            inside = layout.inner(txn.final, txn.attempt)
+            await self._backend.stat(keys.join(inside, ATTEMPT_FILE))
+        except errors.ObjectNotFoundError:
+            return False
+        return True
+
+    async def _is_mine(self, txn: Transaction) -> bool:
+        return (await read_record(self._backend, txn.final)).attempt == txn.attempt
+
+    async def _after_commit(self, txn: Transaction) -> None:
+        """Only Pointer's object stores need the advisory file."""
+
+    async def abort(self, txn: Transaction) -> None:
+        """See `CommitStrategy.abort`."""
+        if txn.attempt in self._decision_sent:
+            dead = layout.hidden(txn.final, "dead", txn.attempt)
+            if await self._is_mine(txn):
+                return
+            try:
+                await carry_through(self._backend.rename_prefix(txn.staging, dead))
+            except (errors.ObjectNotFoundError, errors.ObjectExistsError):
+                if await self._is_mine(txn):
+                    return
+                if await self._is_inside(txn):
+                    await super().abort(txn)
+            await self._backend.delete_prefix(dead)
+        await self._backend.delete_prefix(txn.staging)
+
+    async def retire(self, final: str, *, expected: str) -> None:
+        """See `CommitStrategy.retire`."""
+        stored = await read_record(self._backend, final)
+        if stored.record is not None and stored.record.data:
+            await super().retire(final, expected=expected)
+            return
+        aside = layout.hidden(final, "retired", expected, unique=True)
+        await carry_through(self._move_out(final, stored, aside, expected))
+        await self._backend.delete_prefix(aside)
+
+    async def _move_out(self, final: str, stored: StoredRecord, aside: str, expected: str) -> None:
+        where = {"key": final, "root": self._backend.root}
+        if not stored.committed:
+            raise errors.CheckpointNotFoundError("nothing is committed here", **where)
+        if stored.attempt != expected:
+            raise errors.CommitConflictError(
+                f"{stored.attempt} is committed here by now, not {expected}; it stays", **where
+            )
+        try:
+            await self._backend.rename_prefix(final, aside)
+        except errors.ObjectNotFoundError as error:
+            raise errors.CheckpointNotFoundError("nothing is committed here", **where) from error
+        except (errors.TransientStorageError, errors.StorageTimeoutError):
+            if (await read_record(self._backend, aside)).attempt is None:
+                raise
+        moved = await read_record(self._backend, aside)
+        if moved.attempt == expected and not (moved.record and moved.record.data):
+            return
+        try:
+            await self._backend.rename_prefix(aside, final)
+        except errors.ObjectExistsError:
+            # A newer one stands there by now: what was moved out is replaced data.
+            await self._mark_displaced(aside)
+        raise errors.CommitConflictError(
+            f"{moved.attempt} was committed meanwhile, not {expected}; it stays", **where
+        )
+
+    async def sweep(
+        self, parent: str, *, older_than: float = identity.DEFAULT_TTL_S
+    ) -> SweepReport:
+        """See `CommitStrategy.sweep`."""
+        from holdfast_storage.commit.sweep import HiddenSweeper
+
+        return await HiddenSweeper(self._backend, self._fence, self._grace_s).run(
+            parent, older_than=older_than
+        )
+
+    async def _reap_replaced(self, final: str, stored: StoredRecord) -> None:
+        from holdfast_storage.commit.sweep import reap_displaced
+
+        await super()._reap_replaced(final, stored)
+        if stored.committed:
+            await reap_displaced(self._backend, final, grace_s=self._grace_s)

@@ -1,0 +1,80 @@
+"""The area of one attempt: where handlers write, and the list of what they wrote."""
+
+from __future__ import annotations
+
+import threading
+
+from holdfast_metadata import (
+    ATTEMPT_FILE,
+    COMMIT_FILE,
+    MANIFEST_FILE,
+    ManifestEntry,
+    digest_bytes,
+)
+from holdfast_storage import keys
+from holdfast_storage.backend import StorageBackend
+from holdfast_storage.values import KvTarget
+
+# The protocol's own files are no part of what was saved.
+_PROTOCOL_FILES = frozenset((ATTEMPT_FILE, COMMIT_FILE, MANIFEST_FILE))
+
+
+class StagingArea:
+    """A `WriteArea` that remembers what went through it. Thread-safe."""
+
+    def __init__(
+        self, backend: StorageBackend, prefix: str, *, parent: StagingArea | None = None
+    ) -> None:
+        self._backend = backend
+        self._prefix = prefix
+        self._top: StagingArea = parent._top if parent is not None else self
+        if parent is None:
+            self._lock = threading.Lock()
+            self._files: dict[str, ManifestEntry] = {}
+            self._handed_out: set[str] = set()
+
+    @property
+    def label(self) -> str:
+        """Where this is, for messages."""
+        return f"{self._backend.root.rstrip('/')}/{self._prefix}"
+
+    def child(self, name: str) -> StagingArea:
+        """A scope below this one; no I/O."""
+        return StagingArea(self._backend, self._key(name), parent=self)
+
+    async def put(self, name: str, data: bytes) -> None:
+        """Stores a small file, once; durable when the attempt is sealed.
+
+        Raises:
+            ValueError: The name was used before: no key is written twice in a save.
+        """
+        key = self._key(name)
+        path = keys.relative(key, self._top._prefix)
+        with self._top._lock:
+            if path in self._top._files:
+                raise ValueError(f"{path!r} is written twice in one save")
+            self._top._files[path] = ManifestEntry(path, len(data), digest_bytes(data))
+        await self._backend.put(key, data, durable=False)
+
+    def kv_target(self, name: str = "") -> KvTarget:
+        """How TensorStore writes below this scope; what it writes is listed at the seal."""
+        key = self._key(name) if name else self._prefix
+        with self._top._lock:
+            self._top._handed_out.add(key)
+        return self._backend.kv_target(key)
+
+    async def entries(self) -> tuple[ManifestEntry, ...]:
+        """Every file that went through the area, with digests where they are known."""
+        top = self._top
+        found = dict(top._files)
+        for prefix in sorted(top._handed_out):
+            async for info in self._backend.walk(prefix):
+                path = keys.relative(info.key, top._prefix)
+                if path in _PROTOCOL_FILES:
+                    continue
+                found.setdefault(path, ManifestEntry(path, info.size))
+        return tuple(found[path] for path in sorted(found))
+
+    def _key(self, name: str) -> str:
+        keys.check_key(name, root=self.label)
+        return keys.join(self._prefix, name)

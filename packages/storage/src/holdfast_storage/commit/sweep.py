@@ -1,0 +1,227 @@
+"""Removing what dead writers left: fence first, then delete, data first and marks last.
+
+Only folders that carry holdfast's mark are touched, and of those only the ones whose
+writer is provably gone, or silent for longer than a given age by the store's own clock.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Awaitable, Callable
+
+from holdfast_metadata import ATTEMPT_FILE, AttemptMark, CommitRecord, MetadataError
+from holdfast_storage import errors, keys
+from holdfast_storage.backend import StorageBackend
+from holdfast_storage.commit import identity, layout
+from holdfast_storage.commit.record import StoredRecord, read_record
+from holdfast_storage.commit.strategy import SweepReport
+from holdfast_storage.values import IfAbsent
+
+_log = logging.getLogger(__name__)
+Fence = Callable[[str, str], Awaitable[bool]]
+
+
+class StoreClock:
+    """The store's own time: asked once, by writing a small object and reading its age."""
+
+    def __init__(self, backend: StorageBackend, parent: str) -> None:
+        self._backend = backend
+        self._key = keys.join(parent, f".holdfast-clock-{uuid.uuid4().hex}")
+        self._now: float | None = None
+
+    async def age(self, modified: float) -> float:
+        """Seconds since `modified`."""
+        if self._now is None:
+            await self._backend.put(self._key, b"", durable=False, parents=False)
+            try:
+                self._now = (await self._backend.stat(self._key)).modified
+            finally:
+                await self._backend.delete(self._key)
+        return self._now - modified
+
+
+class Sweeper:
+    """One sweep of attempts that lie inside their finals.
+
+    Args:
+        backend: The store.
+        fence: Makes an attempt impossible to commit; False if it is committed already.
+        grace_s: How long replaced data stays.
+    """
+
+    def __init__(self, backend: StorageBackend, fence: Fence, grace_s: float) -> None:
+        self._backend = backend
+        self._fence = fence
+        self._grace_s = grace_s
+        self._removed: list[str] = []
+        self._spared: list[tuple[str, str]] = []
+
+    async def run(self, parent: str, *, older_than: float) -> SweepReport:
+        """Sweeps one level below `parent`."""
+        self._clock = StoreClock(self._backend, parent)
+        self._older_than = older_than
+        listing = await self._backend.children(parent)
+        for prefix in listing.prefixes:
+            try:
+                await self._sweep_prefix(prefix)
+            except errors.StorageError as error:
+                self._spared.append((prefix, str(error)))
+        await self._backend.abort_uploads(parent, older_than=older_than)
+        return SweepReport(tuple(self._removed), tuple(self._spared))
+
+    async def _sweep_prefix(self, prefix: str) -> None:
+        if not keys.leaf(prefix).startswith("."):
+            await self._sweep_final(prefix)
+
+    async def _sweep_final(self, final: str) -> None:
+        listing = await self._backend.children(final)
+        for inner in listing.prefixes:
+            name = keys.leaf(inner)
+            if name.startswith(layout.INNER_PREFIX):
+                await self._sweep_inner(final, inner, name.removeprefix(layout.INNER_PREFIX))
+
+    async def _sweep_inner(self, final: str, inner: str, attempt: str) -> None:
+        stored = await read_record(self._backend, final)
+        if stored.attempt == attempt:
+            return
+        retired = stored.record is not None and stored.record.attempt == attempt
+        if retired:
+            await self._delete(inner)
+        elif attempt in stored.dead:
+            await self._sweep_replaced(stored, inner, attempt)
+        elif await self._is_dead(inner) and await self._fence(final, attempt):
+            await self._delete(inner)
+
+    async def _sweep_replaced(self, stored: StoredRecord, inner: str, attempt: str) -> None:
+        assert stored.info is not None
+        youngest = stored.dead[-1] == attempt and stored.committed
+        if youngest and await self._clock.age(stored.info.modified) < self._grace_s:
+            self._spared.append((inner, "replaced a short while ago; readers may be at it"))
+            return
+        await self._delete(inner)
+
+    async def _is_dead(self, staging: str) -> bool:
+        """Whether the writer of a marked staging is gone or silent."""
+        key = keys.join(staging, ATTEMPT_FILE)
+        try:
+            mark = AttemptMark.from_bytes(await self._backend.get(key))
+            modified = (await self._backend.stat(key)).modified
+        except errors.ObjectNotFoundError:
+            return await self._is_our_stub(staging)
+        except MetadataError as error:
+            self._spared.append((staging, f"its mark cannot be read: {error}"))
+            return False
+        if identity.is_gone(mark):
+            return True
+        age = await self._clock.age(modified)
+        if age >= self._older_than:
+            return True
+        self._spared.append((staging, f"its writer ({mark.host}, pid {mark.pid}) may be alive"))
+        return False
+
+    async def _is_our_stub(self, staging: str) -> bool:
+        """A folder without a mark is ours only if its own record names it."""
+        names = [keys.relative(i.key, staging) async for i in self._backend.walk(staging)]
+        if names and not set(names) <= set(layout.OURS):
+            self._spared.append((staging, "it carries no mark of holdfast"))
+            return False
+        record = (await read_record(self._backend, staging)).record
+        return isinstance(record, CommitRecord) and str(record.attempt) in keys.leaf(staging)
+
+    async def _delete(self, prefix: str) -> None:
+        await self._backend.delete_prefix(prefix)
+        self._removed.append(prefix)
+
+
+class HiddenSweeper(Sweeper):
+    """Sweeps hidden siblings as well, for stores that rename."""
+
+    async def _sweep_prefix(self, prefix: str) -> None:
+        found = layout.parse_hidden(keys.leaf(prefix))
+        if found is None:
+            await super()._sweep_prefix(prefix)
+        elif found.kind == "attempt":
+            await self._sweep_attempt(prefix, found)
+        elif found.kind == "displaced" or await self._is_replaced(prefix, found):
+            await self._sweep_displaced(prefix)
+        else:
+            await self._delete(prefix)
+
+    async def _sweep_attempt(self, prefix: str, found: layout.HiddenName) -> None:
+        inside = await read_record(self._backend, prefix)
+        if inside.committed and inside.attempt != found.attempt:
+            # A writer died after an exchange: this is what it displaced.
+            final = keys.join(keys.parent(prefix), found.leaf)
+            aside = layout.hidden(final, "displaced", found.attempt)
+            if await self._is_dead(prefix):
+                await self._backend.rename_prefix(prefix, aside)
+                await self._sweep_displaced(aside)
+            return
+        if not await self._is_dead(prefix):
+            return
+        final = keys.join(keys.parent(prefix), found.leaf)
+        dead = layout.hidden(final, "dead", found.attempt)
+        try:
+            await self._backend.rename_prefix(prefix, dead)
+        except errors.ObjectNotFoundError:
+            return  # it was committed, or aborted, meanwhile
+        await self._delete(dead)
+
+    async def _is_replaced(self, prefix: str, found: layout.HiddenName) -> bool:
+        """Whether a retiring process moved out something newer than it meant to."""
+        inside = await read_record(self._backend, prefix)
+        return inside.committed and inside.attempt != found.attempt
+
+    async def _sweep_displaced(self, prefix: str) -> None:
+        if await _past_grace(self._backend, prefix, self._clock, self._grace_s):
+            await self._delete(prefix)
+        else:
+            self._spared.append((prefix, "replaced a short while ago; readers may be at it"))
+
+
+async def _past_grace(
+    backend: StorageBackend, prefix: str, clock: StoreClock, grace_s: float
+) -> bool:
+    key = keys.join(prefix, layout.DISPLACED_FILE)
+    try:
+        modified = (await backend.stat(key)).modified
+    except errors.ObjectNotFoundError:
+        # Whoever displaced it died before saying so: the grace period starts now.
+        await backend.put(key, b"", condition=IfAbsent(), parents=False)
+        return grace_s <= 0
+    return await clock.age(modified) >= grace_s
+
+
+async def reap_displaced(backend: StorageBackend, final: str, *, grace_s: float) -> None:
+    """Removes a final's displaced folders, sparing the youngest for `grace_s`."""
+    parent = keys.parent(final)
+    clock = StoreClock(backend, parent)
+    aged = []
+    for prefix in (await backend.children(parent)).prefixes:
+        found = layout.parse_hidden(keys.leaf(prefix))
+        if found is None or found.kind != "displaced" or found.leaf != keys.leaf(final):
+            continue
+        try:
+            info = await backend.stat(keys.join(prefix, layout.DISPLACED_FILE))
+        except errors.ObjectNotFoundError:
+            continue  # the sweep starts its grace period
+        aged.append((info.modified, prefix))
+    for index, (modified, prefix) in enumerate(sorted(aged, reverse=True)):
+        if index > 0 or await clock.age(modified) >= grace_s:
+            await backend.delete_prefix(prefix)
+
+
+async def reap_inner(
+    backend: StorageBackend, final: str, stored: StoredRecord, *, grace_s: float
+) -> None:
+    """Removes data of fenced and replaced attempts inside a final, as `reap_displaced`."""
+    assert stored.info is not None
+    there = {keys.leaf(p) for p in (await backend.children(final)).prefixes}
+    left = [a for a in stored.dead if layout.INNER_PREFIX + a in there]
+    if left and stored.committed:
+        age = await StoreClock(backend, keys.parent(final)).age(stored.info.modified)
+        if age < grace_s:
+            left.pop()
+    for attempt in left:
+        await backend.delete_prefix(layout.inner(final, attempt))

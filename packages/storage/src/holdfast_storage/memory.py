@@ -1,0 +1,218 @@
+"""Storage inside this process: the semantics of an object store, for tests and notebooks.
+
+Objects are files of a private temporary directory (in RAM where the system offers it),
+so that TensorStore reaches them by path; the directory goes when the process ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from holdfast_storage import errors, keys
+from holdfast_storage.backend import StorageBackend
+from holdfast_storage.values import (
+    ByteRange,
+    Capabilities,
+    IfAbsent,
+    IfVersion,
+    IoHints,
+    KvTarget,
+    Listing,
+    ObjectInfo,
+    ObjectVersion,
+    Precondition,
+)
+
+if TYPE_CHECKING:
+    from holdfast_storage.commit.strategy import CommitStrategy
+
+_TEMPORARY = ".holdfast-put-"
+
+
+class _Stores:
+    """The process's named stores. One lock makes every conditional put atomic."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self._clock = 0
+        self._directory: str | None = None
+
+    def path(self) -> Path:
+        with self.lock:
+            if self._directory is None or not os.path.isdir(self._directory):
+                fast = "/dev/shm"
+                base = fast if os.path.isdir(fast) and os.access(fast, os.W_OK) else None
+                self._directory = tempfile.mkdtemp(prefix="holdfast-memory-", dir=base)
+                owner = os.getpid()
+                weakref.finalize(self, _remove, self._directory, owner)
+            return Path(self._directory)
+
+    def tick(self) -> int:
+        """A strictly increasing time in nanoseconds: no two contents share a version."""
+        self._clock = max(self._clock + 1, time.time_ns())
+        return self._clock
+
+
+def _remove(directory: str, owner: int) -> None:
+    if os.getpid() == owner:  # a forked child must not remove the parent's objects
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+_stores = _Stores()
+
+
+class MemoryBackend(StorageBackend):
+    """A store in this process. Backends opened at the same URL see the same objects."""
+
+    scheme: ClassVar[str] = "memory"
+
+    def __init__(self, url: str) -> None:
+        self.root = url.rstrip("/")
+        self._prefix = self.root.partition("://")[2]
+        self.capabilities = Capabilities(
+            create_if_absent=True, compare_and_swap=True, rename_prefix=False
+        )
+        self.hints = IoHints(target_file_bytes=2 << 30, max_concurrency=32, coalesce_bytes=4096)
+
+    def _path(self, key: str) -> Path:
+        return _stores.path() / self._prefix / key
+
+    def _info(self, key: str, path: Path) -> ObjectInfo:
+        try:
+            found = path.stat()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise self._absent(key) from error
+        if not path.is_file():
+            raise self._absent(key)
+        version = ObjectVersion(f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}")
+        return ObjectInfo(key, found.st_size, version, found.st_mtime)
+
+    def _absent(self, key: str) -> errors.ObjectNotFoundError:
+        return errors.ObjectNotFoundError("no such object", key=key, root=self.root)
+
+    async def get(self, key: str, *, byte_range: ByteRange | None = None) -> bytes:
+        """See `StorageBackend.get`."""
+        keys.check_key(key, root=self.root)
+        await asyncio.sleep(0)
+        try:
+            with self._path(key).open("rb") as file:
+                if byte_range is None:
+                    return file.read()
+                file.seek(byte_range.start)
+                return file.read(byte_range.stop - byte_range.start)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise self._absent(key) from error
+
+    async def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        condition: Precondition | None = None,
+        durable: bool = True,
+        parents: bool = True,
+    ) -> ObjectVersion:
+        """See `StorageBackend.put`."""
+        keys.check_key(key, root=self.root)
+        await asyncio.sleep(0)
+        path = self._path(key)
+        with _stores.lock:
+            self._check(key, path, condition)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f"{_TEMPORARY}{path.name[:100]}")
+            temporary.write_bytes(data)
+            now = _stores.tick()
+            os.utime(temporary, ns=(now, now))
+            temporary.replace(path)
+            return self._info(key, path).version
+
+    def _check(self, key: str, path: Path, condition: Precondition | None) -> None:
+        match condition:
+            case IfAbsent() if path.exists():
+                raise errors.ObjectExistsError("the object exists", key=key, root=self.root)
+            case IfVersion(version):
+                found = self._info(key, path).version if path.is_file() else None
+                if found != version:
+                    raise errors.PreconditionFailedError(
+                        f"expected version {version.token}, found {found and found.token}",
+                        key=key,
+                        root=self.root,
+                    )
+
+    async def stat(self, key: str) -> ObjectInfo:
+        """See `StorageBackend.stat`."""
+        keys.check_key(key, root=self.root)
+        await asyncio.sleep(0)
+        return self._info(key, self._path(key))
+
+    async def delete(self, key: str) -> None:
+        """See `StorageBackend.delete`."""
+        keys.check_key(key, root=self.root)
+        await asyncio.sleep(0)
+        with _stores.lock:
+            try:
+                self._path(key).unlink()
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                return
+
+    async def walk(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        """See `StorageBackend.walk`."""
+        keys.check_prefix(prefix, root=self.root)
+        await asyncio.sleep(0)
+        base = self._path(prefix) if prefix else self._path("")
+        for directory, _, names in sorted(os.walk(base)):
+            for name in sorted(names):
+                if name.startswith(_TEMPORARY):
+                    continue
+                path = Path(directory) / name
+                key = keys.join(prefix, path.relative_to(base).as_posix())
+                try:
+                    info = self._info(key, path)
+                except errors.ObjectNotFoundError:
+                    continue
+                yield info
+
+    async def children(self, prefix: str) -> Listing:
+        """See `StorageBackend.children`."""
+        prefixes: set[str] = set()
+        objects = []
+        async for info in self.walk(prefix):
+            head, slash, _ = keys.relative(info.key, prefix).partition("/")
+            if slash:
+                prefixes.add(keys.join(prefix, head))
+            else:
+                objects.append(info)
+        return Listing(tuple(sorted(prefixes)), tuple(sorted(objects, key=lambda o: o.key)))
+
+    def kv_target(self, prefix: str) -> KvTarget:
+        """See `StorageBackend.kv_target`."""
+        keys.check_prefix(prefix, root=self.root)
+        spec = {"driver": "file", "path": f"{self._path(prefix)}/"}
+        context = {"file_io_sync": False, "file_io_locking": {"mode": "none"}}
+        return KvTarget(spec, context, self.hints)
+
+    async def commit_strategy(self) -> CommitStrategy:
+        """Commits by a conditional put of the record."""
+        from holdfast_storage.commit.pointer import PointerCommit
+
+        return PointerCommit(self)
+
+
+def open_backend(url: str, options: Mapping[str, Any]) -> MemoryBackend:
+    """The factory that the registry calls.
+
+    Raises:
+        InvalidURLError: Settings were given; this store has none.
+    """
+    if options:
+        raise errors.InvalidURLError(f"{url} takes no settings, got {sorted(options)}")
+    return MemoryBackend(url)

@@ -1,0 +1,138 @@
+"""Which backend serves a URL: entry points, registrations, and one instance per place."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from holdfast_storage import errors
+from holdfast_storage.backend import StorageBackend
+from holdfast_storage.settings import resolve_settings
+from holdfast_storage.urls import Location, resolve_url
+
+ENTRY_POINTS = "holdfast.storage_backends"
+BackendFactory = Callable[[str, Mapping[str, Any]], StorageBackend]
+
+# The one place that knows which distribution serves a scheme that is not installed: the
+# answer to an unknown scheme is the command that installs it.
+_DISTRIBUTIONS = {
+    "file": "holdfast-local",
+    "s3": "holdfast-s3",
+    "gs": "holdfast-gcs",
+    "gcs": "holdfast-gcs",
+}
+
+_lock = threading.RLock()
+_registered: dict[str, BackendFactory] = {}
+_open: dict[tuple[str, str], StorageBackend] = {}
+
+
+def register(scheme: str, factory: BackendFactory) -> None:
+    """Serves a scheme with `factory`, over any installed backend.
+
+    Args:
+        scheme: The URL scheme.
+        factory: Called with the root's URL and the resolved settings.
+    """
+    with _lock:
+        _registered[scheme.lower()] = factory
+        _forget(scheme.lower())
+
+
+def unregister(scheme: str) -> None:
+    """Undoes `register`; installed backends serve the scheme again."""
+    with _lock:
+        _registered.pop(scheme.lower(), None)
+        _forget(scheme.lower())
+
+
+def open_backend(
+    url: str | os.PathLike[str], options: Mapping[str, Any] | None = None
+) -> StorageBackend:
+    """The backend whose root is `url`. The same place and settings give the same object.
+
+    Raises:
+        UnknownSchemeError: No backend serves the scheme; says what to install.
+        InvalidURLError: `url` or a setting cannot be understood.
+    """
+    return _open_at(resolve_url(url), options)
+
+
+def locate(
+    url: str | os.PathLike[str], options: Mapping[str, Any] | None = None
+) -> tuple[StorageBackend, str]:
+    """The backend one level above a checkpoint, and the checkpoint's key in it.
+
+    Raises:
+        UnknownSchemeError: No backend serves the scheme; says what to install.
+        InvalidURLError: `url` cannot be understood, or names a whole store.
+    """
+    above, key = resolve_url(url).split()
+    return _open_at(above, options), key
+
+
+def _open_at(place: Location, options: Mapping[str, Any] | None) -> StorageBackend:
+    factory = _factory(place)
+    settings = resolve_settings(place.scheme, options)
+    try:
+        cache_key = (place.url, json.dumps(settings, sort_keys=True))
+    except TypeError:  # a credentials object, say: not comparable, so not shared
+        return factory(place.url, settings)
+    with _lock:
+        found = _open.get(cache_key)
+        if found is None:
+            found = _open[cache_key] = factory(place.url, settings)
+        return found
+
+
+def _factory(place: Location) -> BackendFactory:
+    with _lock:
+        factory = _registered.get(place.scheme)
+    if factory is not None:
+        return factory
+    claims = importlib.metadata.entry_points(group=ENTRY_POINTS, name=place.scheme)
+    values = {point.value: point for point in claims}
+    if len(values) > 1:
+        names = sorted(point.dist.name if point.dist else point.value for point in claims)
+        raise errors.InvalidURLError(
+            f"{place.scheme}:// is claimed by {' and '.join(names)}; uninstall one, or choose "
+            "with holdfast_storage.register()"
+        )
+    if not values:
+        raise errors.UnknownSchemeError(_unknown(place))
+    loaded: BackendFactory = next(iter(values.values())).load()
+    return loaded
+
+
+def _unknown(place: Location) -> str:
+    distribution = _DISTRIBUTIONS.get(place.scheme)
+    known = sorted(
+        {point.name for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+        | _registered.keys()
+    )
+    advice = (
+        f"install it with: pip install {distribution}"
+        if distribution
+        else "no known distribution serves it; holdfast_storage.register() can"
+    )
+    return f"no storage backend for {place.scheme}:// ({place.url}): {advice}. Installed: {known}"
+
+
+def _forget(scheme: str) -> None:
+    for key in [key for key in _open if key[0].startswith(f"{scheme}://")]:
+        del _open[key]
+
+
+def _forget_after_fork() -> None:
+    """Sessions and thread pools do not survive a fork."""
+    global _lock
+    _lock = threading.RLock()
+    _open.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
