@@ -42,7 +42,9 @@ async def occupant(backend: StorageBackend, final: str) -> Occupant:
     files = {keys.leaf(info.key) for info in listing.objects} - {COMMIT_FILE, ADVISORY_FILE}
     folders = {keys.leaf(prefix) for prefix in listing.prefixes}
     attempts = {name for name in folders if name.startswith(INNER_PREFIX)}
-    if files & ORBAX_MARKS and stored.record is None:
+    if stored.record is not None:
+        return Occupant("uncommitted" if attempts else "absent", stored)
+    if files & ORBAX_MARKS:
         return Occupant("orbax", stored)
     if files or folders - attempts:
         shown = ", ".join(sorted(files | (folders - attempts))[:5])

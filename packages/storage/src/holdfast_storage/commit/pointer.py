@@ -312,16 +312,11 @@ class PointerCommit(CommitStrategy):
 
     async def _delete_data(self, final: str, record: CommitRecord) -> None:
         """Deletes what a retired record pointed at, and nothing else."""
+        from holdfast_storage.commit.sweep import delete_root_data
+
         if record.data:
             await self._backend.delete_prefix(keys.join(final, record.data))
-            return
-        # Copied from a store that renames: the files lie in the final itself.
-        try:
-            manifest = Manifest.from_bytes(await self._backend.get(keys.join(final, MANIFEST_FILE)))
-        except errors.ObjectNotFoundError:
-            return
-        for name in (*manifest.by_path, ATTEMPT_FILE, MANIFEST_FILE):
-            await self._backend.delete(keys.join(final, name))
+        await delete_root_data(self._backend, final)
 
     async def _reap_replaced(self, final: str, stored: StoredRecord) -> None:
         """Deletes data that was replaced, sparing the youngest for `grace_s`."""

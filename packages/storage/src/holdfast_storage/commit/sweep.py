@@ -10,7 +10,15 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable
 
-from holdfast_metadata import ATTEMPT_FILE, AttemptMark, CommitRecord, MetadataError
+from holdfast_metadata import (
+    ATTEMPT_FILE,
+    COMMIT_FILE,
+    MANIFEST_FILE,
+    AttemptMark,
+    CommitRecord,
+    Manifest,
+    MetadataError,
+)
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
 from holdfast_storage.commit import identity, layout
@@ -80,6 +88,19 @@ class Sweeper:
             name = keys.leaf(inner)
             if name.startswith(layout.INNER_PREFIX):
                 await self._sweep_inner(final, inner, name.removeprefix(layout.INNER_PREFIX))
+        if any(keys.leaf(info.key) == COMMIT_FILE for info in listing.objects):
+            await self._sweep_root_data(final)
+
+    async def _sweep_root_data(self, final: str) -> None:
+        stored = await read_record(self._backend, final)
+        if not await _has_replaced_root_data(self._backend, final, stored):
+            return
+        info = stored.info if stored.committed else None
+        if info is not None and await self._clock.age(info.modified) < self._grace_s:
+            self._spared.append((final, "replaced a short while ago; readers may be at it"))
+            return
+        await delete_root_data(self._backend, final)
+        self._removed.append(final)
 
     async def _sweep_inner(self, final: str, inner: str, attempt: str) -> None:
         stored = await read_record(self._backend, final)
@@ -219,9 +240,47 @@ async def reap_inner(
     assert stored.info is not None
     there = {keys.leaf(p) for p in (await backend.children(final)).prefixes}
     left = [a for a in stored.dead if layout.INNER_PREFIX + a in there]
-    if left and stored.committed:
+    root_data = await _has_replaced_root_data(backend, final, stored)
+    if (left or root_data) and stored.committed:
         age = await StoreClock(backend, keys.parent(final)).age(stored.info.modified)
         if age < grace_s:
-            left.pop()
+            if left:
+                left.pop()
+            else:
+                root_data = False
     for attempt in left:
         await backend.delete_prefix(layout.inner(final, attempt))
+    if root_data:
+        await delete_root_data(backend, final)
+
+
+async def _has_replaced_root_data(
+    backend: StorageBackend, final: str, stored: StoredRecord
+) -> bool:
+    """Whether files lie in the final itself that its record does not point at.
+
+    So it is where a folder could not be exchanged, or came from a store that renames.
+    """
+    if stored.committed and stored.record is not None and not stored.record.data:
+        return False
+    try:
+        await backend.stat(keys.join(final, MANIFEST_FILE))
+    except errors.ObjectNotFoundError:
+        return False
+    return True
+
+
+async def delete_root_data(backend: StorageBackend, final: str) -> None:
+    """Deletes the files that the manifest in the final itself lists; the manifest goes last."""
+    try:
+        data = await backend.get(keys.join(final, MANIFEST_FILE))
+    except errors.ObjectNotFoundError:
+        return
+    paths = Manifest.from_bytes(data).by_path
+    folders = {path.partition("/")[0] for path in paths if "/" in path}
+    for path in paths:
+        await backend.delete(keys.join(final, path))
+    for folder in sorted(folders):
+        await backend.delete_prefix(keys.join(final, folder))  # what is left of it: nothing
+    for name in (ATTEMPT_FILE, MANIFEST_FILE):
+        await backend.delete(keys.join(final, name))

@@ -1,0 +1,285 @@
+"""Local disks: files are objects, folders are prefixes, and a rename commits."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
+
+from holdfast_local import files, folders, syscalls
+from holdfast_local.network import is_network, still_listed
+from holdfast_local.translation import translate, translated
+from holdfast_storage import errors, keys
+from holdfast_storage.backend import StorageBackend
+from holdfast_storage.values import (
+    ByteRange,
+    Capabilities,
+    IfAbsent,
+    IfVersion,
+    IoHints,
+    KvTarget,
+    Listing,
+    ObjectInfo,
+    ObjectVersion,
+    Precondition,
+)
+
+if TYPE_CHECKING:
+    from holdfast_storage.commit.strategy import CommitStrategy
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_THREADS = 8
+
+
+class LocalBackend(StorageBackend):
+    """A folder of a local disk or a mounted network file system.
+
+    Args:
+        root: An absolute path. It need not exist: the first put creates it.
+
+    Raises:
+        InvalidURLError: `root` is relative.
+    """
+
+    scheme: ClassVar[str] = "file"
+
+    def __init__(self, root: str) -> None:
+        if not os.path.isabs(root):
+            raise errors.InvalidURLError(f"a local root is an absolute path, got {root!r}")
+        self.root = root
+        self.capabilities = Capabilities(
+            create_if_absent=True,
+            compare_and_swap=True,
+            rename_prefix=True,
+            exchange_prefix=syscalls.known(),  # until the file system says otherwise
+        )
+        self.hints = IoHints(
+            target_file_bytes=2 << 30,
+            max_concurrency=max(4, 2 * (os.cpu_count() or 1)),
+            coalesce_bytes=4096,
+        )
+        self._pool = concurrent.futures.ThreadPoolExecutor(
+            max_workers=_THREADS, thread_name_prefix="holdfast-local"
+        )
+
+    async def _run(
+        self, key: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Runs blocking work in the pool; its `OSError` comes out as ours."""
+
+        def work() -> T:
+            with translated(key, self.root):
+                return function(*args, **kwargs)
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def _path(self, key: str) -> str:
+        return os.path.join(self.root, key) if key else self.root
+
+    async def get(self, key: str, *, byte_range: ByteRange | None = None) -> bytes:
+        """See `StorageBackend.get`."""
+        keys.check_key(key, root=self.root)
+        return await self._run(key, self._read, key, byte_range)
+
+    def _read(self, key: str, byte_range: ByteRange | None) -> bytes:
+        path, _ = self._find(key)
+        with open(path, "rb") as file:
+            if byte_range is None:
+                return file.read()
+            file.seek(byte_range.start)
+            return file.read(byte_range.stop - byte_range.start)
+
+    def _find(self, key: str) -> tuple[str, os.stat_result]:
+        path = self._path(key)
+        try:
+            return files.current(path)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if is_network(self.root) and os.path.isfile(path) and still_listed(path):
+                raise errors.TransientStorageError(
+                    "a cache denies a file that the folder lists", key=key, root=self.root
+                ) from error
+            raise
+
+    async def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        condition: Precondition | None = None,
+        durable: bool = True,
+        parents: bool = True,
+    ) -> ObjectVersion:
+        """See `StorageBackend.put`."""
+        keys.check_key(key, root=self.root)
+        work = asyncio.ensure_future(
+            self._run(key, self._write, key, data, condition, durable=durable, parents=parents)
+        )
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait([work])  # all or nothing: a thread cannot be stopped half-way
+            raise
+
+    def _write(
+        self,
+        key: str,
+        data: bytes,
+        condition: Precondition | None,
+        *,
+        durable: bool,
+        parents: bool,
+    ) -> ObjectVersion:
+        path = self._path(key)
+        match condition:
+            case None:
+                files.write(path, data, durable=durable, parents=parents)
+            case IfAbsent():
+                files.create(path, data, durable=durable, parents=parents)
+            case IfVersion(version):
+                if not files.swap(path, data, version.token):
+                    raise errors.PreconditionFailedError(
+                        f"another version than {version.token} is there", key=key, root=self.root
+                    )
+        return ObjectVersion(files.version_of(files.current(path)[1]))
+
+    async def stat(self, key: str) -> ObjectInfo:
+        """See `StorageBackend.stat`."""
+        keys.check_key(key, root=self.root)
+        return await self._run(key, self._stat, key)
+
+    def _stat(self, key: str) -> ObjectInfo:
+        _, status = self._find(key)
+        version = ObjectVersion(files.version_of(status))
+        return ObjectInfo(key, status.st_size, version, status.st_mtime)
+
+    async def delete(self, key: str) -> None:
+        """See `StorageBackend.delete`."""
+        keys.check_key(key, root=self.root)
+        await self._run(key, self._unlink, self._path(key))
+
+    def _unlink(self, path: str) -> None:
+        try:
+            os.unlink(path)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return
+
+    async def walk(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        """See `StorageBackend.walk`."""
+        keys.check_prefix(prefix, root=self.root)
+        for info in await self._run(prefix, self._walk, prefix):
+            yield info
+
+    def _walk(self, prefix: str) -> list[ObjectInfo]:
+        base = self._path(prefix)
+        found = []
+        for path in folders.walk(base):
+            key = keys.join(prefix, os.path.relpath(path, base))
+            try:
+                found.append(self._stat(key))
+            except FileNotFoundError:
+                continue
+        return found
+
+    async def children(self, prefix: str) -> Listing:
+        """See `StorageBackend.children`."""
+        keys.check_prefix(prefix, root=self.root)
+        return await self._run(prefix, self._children, prefix)
+
+    def _children(self, prefix: str) -> Listing:
+        prefixes, objects = [], []
+        try:
+            entries = list(os.scandir(self._path(prefix)))
+        except (FileNotFoundError, NotADirectoryError):
+            return Listing((), ())
+        for entry in entries:
+            key = keys.join(prefix, entry.name)
+            if entry.is_dir():
+                prefixes.append(key)
+            elif not files.TEMPORARY.fullmatch(entry.name):
+                try:
+                    objects.append(self._stat(key))
+                except FileNotFoundError:
+                    continue
+        objects.sort(key=lambda info: info.key)
+        return Listing(tuple(sorted(prefixes)), tuple(objects))
+
+    def kv_target(self, prefix: str) -> KvTarget:
+        """See `StorageBackend.kv_target`.
+
+        TensorStore neither syncs nor locks: `sync_prefix` makes its files durable at the
+        seal, and nobody else writes below an attempt.
+        """
+        keys.check_prefix(prefix, root=self.root)
+        spec = {"driver": "file", "path": f"{self._path(prefix)}/"}
+        context = {
+            "file_io_sync": False,
+            "file_io_locking": {"mode": "none"},
+            "file_io_concurrency": {"limit": self.hints.max_concurrency},
+        }
+        return KvTarget(spec, context, self.hints)
+
+    async def rename_prefix(self, source: str, destination: str) -> None:
+        """See `StorageBackend.rename_prefix`."""
+        for key in (source, destination):
+            keys.check_key(key, root=self.root)
+        await self._run(destination, self._move, source, destination)
+
+    def _move(self, source: str, destination: str) -> None:
+        try:
+            folders.move(self._path(source), self._path(destination))
+        except FileNotFoundError as error:
+            raise translate(error, key=source, root=self.root) from error
+
+    async def exchange_prefix(self, first: str, second: str) -> None:
+        """See `StorageBackend.exchange_prefix`."""
+        for key in (first, second):
+            keys.check_key(key, root=self.root)
+        paths = self._path(first), self._path(second)
+        if not await self._run(first, folders.exchange, *paths):
+            self.capabilities = dataclasses.replace(self.capabilities, exchange_prefix=False)
+            await super().exchange_prefix(first, second)
+
+    async def sync_prefix(self, prefix: str) -> None:
+        """See `StorageBackend.sync_prefix`."""
+        keys.check_prefix(prefix, root=self.root)
+
+        def at_once(function: Callable[[str], None], paths: list[str]) -> None:
+            with concurrent.futures.ThreadPoolExecutor(max_workers=_THREADS) as pool:
+                list(pool.map(function, paths))
+
+        await self._run(prefix, folders.sync, self._path(prefix), at_once)
+
+    async def delete_prefix(self, prefix: str) -> None:
+        """See `StorageBackend.delete_prefix`."""
+        keys.check_key(prefix, root=self.root)
+        await self._run(prefix, folders.remove, self._path(prefix))
+
+    async def abort_uploads(self, prefix: str, *, older_than: float) -> int:
+        """Removes the temporary files of puts that were killed."""
+        path = self._path(prefix)
+        return await self._run(prefix, folders.remove_old_temporaries, path, older_than)
+
+    async def commit_strategy(self) -> CommitStrategy:
+        """Commits by a rename."""
+        from holdfast_storage.commit import RenameCommit
+
+        return RenameCommit(self)
+
+    async def aclose(self) -> None:
+        """Ends the threads."""
+        self._pool.shutdown(wait=False)
+
+
+def open_backend(url: str, options: Mapping[str, Any]) -> LocalBackend:
+    """The factory that the registry calls.
+
+    Raises:
+        InvalidURLError: Settings were given; this store has none.
+    """
+    if options:
+        raise errors.InvalidURLError(f"{url} takes no settings, got {sorted(options)}")
+    return LocalBackend(url.removeprefix(f"{LocalBackend.scheme}://") or "/")
