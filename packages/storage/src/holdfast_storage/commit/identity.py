@@ -37,7 +37,9 @@ def is_gone(mark: AttemptMark) -> bool:
         return False
     if not mark.pid_namespace or mark.pid_namespace != _pid_namespace():
         return False
-    return _process_start(mark.pid) != mark.process_start
+    if mark.host != socket.gethostname():
+        return False  # sandboxes are known to show one boot id on several machines
+    return not _exists(mark.pid) or _process_start(mark.pid) not in ("", mark.process_start)
 
 
 def _boot_id() -> str:
@@ -51,14 +53,37 @@ def _pid_namespace() -> str:
         return ""
 
 
+def _exists(pid: int) -> bool:
+    """Whether the pid is in use. Asks the kernel: /proc hides others' with `hidepid`."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # it is there and not ours, or cannot be asked
+    return not _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Ended and not yet waited for; a leader whose threads still run is not."""
+    fields = _stat_fields(pid)
+    if not fields or fields[0] not in "ZX":
+        return False
+    try:
+        return len(os.listdir(f"/proc/{pid}/task")) <= 1
+    except OSError:
+        return False
+
+
 def _process_start(pid: int) -> str:
-    """Start time in clock ticks after boot; "" if there is no such process."""
-    stat = _read(f"/proc/{pid}/stat")
+    """Start time in clock ticks after boot; "" if it cannot be read."""
+    fields = _stat_fields(pid)
+    return fields[19] if len(fields) >= 20 else ""
+
+
+def _stat_fields(pid: int) -> list[str]:
     # The name may hold spaces and parentheses: count fields after the last one.
-    fields = stat.rpartition(")")[2].split()
-    if len(fields) < 20 or fields[0] in "ZX":  # a zombie writes no more
-        return ""
-    return fields[19]
+    return _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
 
 
 def _read(path: str) -> str:

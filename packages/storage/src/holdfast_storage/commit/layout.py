@@ -12,6 +12,8 @@ from holdfast_storage import errors, keys
 ADVISORY_FILE = "commit_success.txt"
 DISPLACED_FILE = "_DISPLACED"
 INNER_PREFIX = "attempt-"
+CLOCK_PREFIX = ".holdfast-clock-"
+EXPECTS = "expects"  # in a staged record: the attempt that a replacement means to displace
 OURS = (COMMIT_FILE, MANIFEST_FILE)
 _HIDDEN = re.compile(
     r"\.(?P<leaf>.+)\.(?P<kind>attempt|dead|displaced|retired)-(?P<attempt>[0-9a-f]{32})(-[0-9a-f]+)?"

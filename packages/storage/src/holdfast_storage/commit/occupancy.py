@@ -42,10 +42,12 @@ async def occupant(backend: StorageBackend, final: str) -> Occupant:
     files = {keys.leaf(info.key) for info in listing.objects} - {COMMIT_FILE, ADVISORY_FILE}
     folders = {keys.leaf(prefix) for prefix in listing.prefixes}
     attempts = {name for name in folders if name.startswith(INNER_PREFIX)}
+    # A record that only fences attempts does not make Orbax's checkpoint unseen.
+    never_ours = stored.record is None or stored.record.state == "none"
+    if files & ORBAX_MARKS and never_ours:
+        return Occupant("orbax", stored)
     if stored.record is not None:
         return Occupant("uncommitted" if attempts else "absent", stored)
-    if files & ORBAX_MARKS:
-        return Occupant("orbax", stored)
     if files or folders - attempts:
         shown = ", ".join(sorted(files | (folders - attempts))[:5])
         return Occupant("foreign", stored, shown)

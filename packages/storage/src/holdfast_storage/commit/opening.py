@@ -157,14 +157,11 @@ async def open_committed(
         DamagedCheckpointError: Its manifest is not the one that was committed.
         RecordUnreadableError: A record is there that cannot be read.
     """
-    stored = await read_record(backend, final)
-    if not stored.committed or stored.record is None:
-        raise await _not_found(backend, final, stored)
-    prefix = keys.join(final, stored.record.data)
-    manifest = await _read_manifest(backend, prefix, stored.record)
-    if check_whole:
-        await _require_whole(backend, prefix, manifest)
-    return CommittedArea(backend, final, stored.record, manifest)
+
+    async def opened(area: CommittedArea) -> CommittedArea:
+        return area
+
+    return await _consistently(backend, final, opened, check_whole=check_whole)
 
 
 def open_plain(backend: StorageBackend, prefix: str) -> PlainArea:
@@ -217,11 +214,14 @@ async def _not_found(
     where = {"key": final, "root": backend.root}
     if stored.record is not None and stored.record.state in ("retired", "trashed"):
         return errors.CheckpointDeletedError("the checkpoint here was deleted", **where)
-    above = await read_record(backend, keys.parent(final))
-    if above.committed:
-        return errors.CheckpointNotFoundError(
-            "this is inside a checkpoint, which lies one level up: load that one", **where
-        )
+    above = final
+    while above:
+        above = keys.parent(above)
+        if (await read_record(backend, above)).committed:
+            shown = above or backend.root
+            return errors.CheckpointNotFoundError(
+                f"this is inside the checkpoint {shown!r}: load that one", **where
+            )
     if await _has_attempt(backend, final):
         return errors.CheckpointNotFoundError("a save was begun here and never committed", **where)
     inside = await _checkpoints_inside(backend, final)
@@ -311,25 +311,48 @@ async def reading(
         CheckpointChangedError: It was replaced again and again.
         DamagedCheckpointError: Its bytes differ, and the record has not changed.
     """
-    area = await open_committed(backend, final, check_whole=False)
+    return await _consistently(backend, final, body, check_whole=True)
+
+
+async def _consistently(
+    backend: StorageBackend,
+    final: str,
+    body: Callable[[CommittedArea], Awaitable[T]],
+    *,
+    check_whole: bool,
+) -> T:
+    """Opening is part of what is repeated: a replacement may come before the manifest."""
+    stored = await read_record(backend, final)
+    if not stored.committed:
+        raise await _not_found(backend, final, stored)
     for _ in range(_RESTARTS):
         try:
-            await _require_whole(backend, keys.join(final, area.record.data), area.manifest)
-            return await body(area)
+            return await body(await _open(backend, final, stored, check_whole=check_whole))
         except (errors.DamagedCheckpointError, errors.ObjectNotFoundError) as error:
-            stored = await read_record(backend, final)
-            if stored.attempt == area.record.attempt:
+            now = await read_record(backend, final)
+            if now.attempt == stored.attempt:
                 raise
-            if not stored.committed:
+            if not now.committed:
                 raise errors.CheckpointDeletedError(
                     "the checkpoint was deleted while it was read", key=final, root=backend.root
                 ) from error
-        area = await open_committed(backend, final, check_whole=False)
+            stored = now
     raise errors.CheckpointChangedError(
         f"the checkpoint was replaced {_RESTARTS} times while it was read",
         key=final,
         root=backend.root,
     )
+
+
+async def _open(
+    backend: StorageBackend, final: str, stored: StoredRecord, *, check_whole: bool
+) -> CommittedArea:
+    assert stored.record is not None
+    prefix = keys.join(final, stored.record.data)
+    manifest = await _read_manifest(backend, prefix, stored.record)
+    if check_whole:
+        await _require_whole(backend, prefix, manifest)
+    return CommittedArea(backend, final, stored.record, manifest)
 
 
 @dataclass(frozen=True, slots=True)

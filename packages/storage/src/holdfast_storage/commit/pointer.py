@@ -30,10 +30,15 @@ from holdfast_storage.commit.record import StoredRecord, read_record
 from holdfast_storage.commit.shield import carry_through
 from holdfast_storage.commit.staging import StagingArea
 from holdfast_storage.commit.strategy import CommitStrategy, SweepReport, Transaction
-from holdfast_storage.values import IfAbsent, ObjectVersion
+from holdfast_storage.values import IfAbsent, Listing, ObjectVersion
 
 _log = logging.getLogger(__name__)
 _UNCERTAIN = (errors.TransientStorageError, errors.StorageTimeoutError)
+_VERDICTS = (
+    errors.CommitError,
+    errors.RecordUnreadableError,
+    errors.CheckpointNotFoundError,
+)
 _LOST_RACE = (errors.ObjectExistsError, errors.PreconditionFailedError)
 
 
@@ -62,7 +67,8 @@ class PointerCommit(CommitStrategy):
         self._grace_s = grace_s
         self._deadline_s = decision_deadline_s
         self._pause_s = pause_s
-        self._decision_sent: set[str] = set()
+        # Attempts begun here whose decision has not left: only these need no fence.
+        self._undecided: set[str] = set()
 
     async def begin(self, final: str, *, kind: str = "save") -> Transaction:
         """See `CommitStrategy.begin`."""
@@ -89,6 +95,7 @@ class PointerCommit(CommitStrategy):
         await self._backend.put(
             keys.join(txn.staging, ATTEMPT_FILE), mark.to_bytes(), condition=IfAbsent()
         )
+        self._undecided.add(attempt)
         return txn
 
     def _staging(self, final: str, attempt: str) -> str:
@@ -107,16 +114,21 @@ class PointerCommit(CommitStrategy):
         self, txn: Transaction, entries: Sequence[ManifestEntry], *, replace: bool = False
     ) -> CommitRecord:
         """See `CommitStrategy.commit`. Cancellation waits until the outcome is known."""
-        return await carry_through(self._commit(txn, Manifest(entries), replace=replace))
+        manifest = _merge(entries)
+        self._undecided.discard(txn.attempt)
+        return await carry_through(self._commit(txn, manifest, replace=replace))
 
     async def _commit(self, txn: Transaction, manifest: Manifest, *, replace: bool) -> CommitRecord:
         stored = await read_record(self._backend, txn.final)
         if stored.attempt == txn.attempt and stored.record is not None:
             return stored.record
         self._judge(stored, txn, replace=replace)
+        replaced = await self._replaced_here(txn, replace=replace)
         await self._put_manifest(txn.staging, manifest)
-        await self._require_files(txn, txn.staging, manifest)
-        return await self._decide(txn, self._new_record(txn, manifest), replace=replace)
+        committed = await self._decide(txn, manifest, replace=replace)
+        await self._advise_orbax(txn)
+        await self._remove_replaced(txn, replaced)
+        return committed
 
     def _new_record(self, txn: Transaction, manifest: Manifest) -> CommitRecord:
         return CommitRecord(
@@ -135,6 +147,11 @@ class PointerCommit(CommitStrategy):
                 f"the attempt {txn.attempt} was fenced: another process took it for dead, or it "
                 "was replaced",
                 **where,
+            )
+        record = stored.record
+        if record is not None and not record.committed and record.attempt == txn.attempt:
+            raise errors.AttemptLostError(
+                f"the attempt {txn.attempt} was committed and has been deleted since", **where
             )
         if not stored.committed:
             return
@@ -178,37 +195,47 @@ class PointerCommit(CommitStrategy):
             root=self._backend.root,
         )
 
-    async def _decide(
-        self, txn: Transaction, record: CommitRecord, *, replace: bool
-    ) -> CommitRecord:
-        """Puts the record until the outcome is known: mine, another's, or unknown."""
+    async def _decide(self, txn: Transaction, manifest: Manifest, *, replace: bool) -> CommitRecord:
+        """Puts the record until the outcome is known: mine, another's, or unknown.
+
+        The order is what makes it safe: read the version, then list the files, then put on
+        that version. Whoever deletes files changes the record first, so that either the
+        listing shows it or the put fails.
+        """
+        record = PointerCommit._new_record(self, txn, manifest)
+        staging = layout.inner(txn.final, txn.attempt)
 
         async def send() -> CommitRecord | None:
             stored = await read_record(self._backend, txn.final)
             if stored.attempt == txn.attempt and stored.record is not None:
                 return stored.record
             self._judge(stored, txn, replace=replace)
+            await self._require_files(txn, staging, manifest)
             dead = stored.dead + ((stored.attempt,) if stored.attempt else ())
             new = dataclasses.replace(record, dead=dead)
-            await self._swap(txn.final, stored, new, sent_for=txn.attempt)
+            try:
+                await self._swap(txn.final, stored, new)
+            except errors.ObjectNotFoundError as error:
+                raise self._swept(staging, "its folder is gone") from error
             return new
 
-        committed = await self._until_known(send, txn.final)
-        await self._after_commit(txn)
-        return committed
+        return await self._until_known(send, txn.final, attempt=txn.attempt)
 
-    async def _swap(
-        self, final: str, stored: StoredRecord, new: CommitRecord, *, sent_for: str | None = None
-    ) -> ObjectVersion:
+    async def _swap(self, final: str, stored: StoredRecord, new: CommitRecord) -> ObjectVersion:
         """The conditional put of a record: the only way in which one ever changes."""
-        if sent_for is not None:
-            self._decision_sent.add(sent_for)
         return await self._backend.put(
-            keys.join(final, COMMIT_FILE), new.to_bytes(), condition=stored.unchanged
+            keys.join(final, COMMIT_FILE),
+            new.to_bytes(),
+            condition=stored.unchanged,
+            parents=False,
         )
 
     async def _until_known(
-        self, send: Callable[[], Awaitable[CommitRecord | None]], final: str
+        self,
+        send: Callable[[], Awaitable[CommitRecord | None]],
+        final: str,
+        *,
+        attempt: str | None = None,
     ) -> CommitRecord:
         """Repeats a decision, which starts with a read-back, until its outcome is known."""
         deadline = time.monotonic() + self._deadline_s
@@ -222,6 +249,11 @@ class PointerCommit(CommitStrategy):
             except (*_LOST_RACE, *_UNCERTAIN) as error:
                 failure = error
                 _log.debug("reading the record of %s again: %s", final, error)
+            except _VERDICTS:
+                raise
+            except errors.StorageError as error:
+                await self._refuse_unless_done(final, attempt, error)
+                continue
             if time.monotonic() > deadline:
                 raise errors.CommitUnknownError(
                     f"the outcome could not be read back within {self._deadline_s} s; nothing "
@@ -233,34 +265,72 @@ class PointerCommit(CommitStrategy):
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 5.0)
 
-    async def _after_commit(self, txn: Transaction) -> None:
+    async def _replaced_here(self, txn: Transaction, *, replace: bool) -> Listing:
+        """What lies in the final itself and goes with a replacement: Orbax's checkpoint.
+
+        Listed before the decision: what arrives later is nobody's to remove.
+        """
+        found = await occupant(self._backend, txn.final)
+        where = {"key": txn.final, "root": self._backend.root}
+        if found.kind == "foreign":
+            raise errors.DestinationOccupiedError(
+                f"something that is no checkpoint is here ({found.detail})", **where
+            )
+        if found.kind != "orbax":
+            return Listing((), ())
+        if not replace:
+            raise errors.CommitConflictError("a checkpoint written by Orbax is here", **where)
+        there = await self._backend.children(txn.final)
+        prefixes = [p for p in there.prefixes if not keys.leaf(p).startswith(layout.INNER_PREFIX)]
+        objects = [o for o in there.objects if keys.leaf(o.key) != COMMIT_FILE]
+        return Listing(tuple(prefixes), tuple(objects))
+
+    async def _refuse_unless_done(
+        self, final: str, attempt: str | None, error: errors.StorageError
+    ) -> None:
+        """An error that looks final may come after the effect (rule R10): ask, then sync."""
+        if attempt is None or not await self._is_committed(final, attempt):
+            raise error
+        try:
+            await self._backend.sync_prefix(final)
+        except errors.StorageError as failure:
+            raise errors.CommitUnknownError(
+                f"the checkpoint is visible, but could not be made durable: {failure}",
+                key=final,
+                root=self._backend.root,
+            ) from error
+
+    async def _is_committed(self, final: str, attempt: str) -> bool:
+        return (await read_record(self._backend, final)).attempt == attempt
+
+    async def _advise_orbax(self, txn: Transaction) -> None:
         """Best effort, after the fact: nothing here can undo the commit."""
         try:
             await self._backend.put(
                 keys.join(txn.final, layout.ADVISORY_FILE),
                 b"An advisory for Orbax's clean-up; _COMMIT.json decides.\n",
             )
-            await self._remove_orbax_leftovers(txn.final)
         except errors.StorageError:
-            _log.warning("could not tidy up after committing %s", txn.final, exc_info=True)
+            _log.warning("could not write the advisory of %s", txn.final, exc_info=True)
 
-    async def _remove_orbax_leftovers(self, final: str) -> None:
-        """A replaced Orbax checkpoint lay in the final itself; its marks go first."""
-        listing = await self._backend.children(final)
-        ours = {COMMIT_FILE, layout.ADVISORY_FILE}
-        objects = [info.key for info in listing.objects if keys.leaf(info.key) not in ours]
-        folders = [p for p in listing.prefixes if not keys.leaf(p).startswith(layout.INNER_PREFIX)]
-        for key in objects:
-            await self._backend.delete(key)
-        for prefix in folders:
-            await self._backend.delete_prefix(prefix)
+    async def _remove_replaced(self, txn: Transaction, replaced: Listing) -> None:
+        """Best effort too; the marks of a replaced checkpoint go first."""
+        try:
+            for info in replaced.objects:
+                if keys.leaf(info.key) != layout.ADVISORY_FILE:
+                    await self._backend.delete(info.key)
+            for prefix in replaced.prefixes:
+                await self._backend.delete_prefix(prefix)
+        except errors.StorageError:
+            _log.warning("could not remove what %s replaced", txn.final, exc_info=True)
 
     async def abort(self, txn: Transaction) -> None:
         """See `CommitStrategy.abort`."""
-        if txn.attempt in self._decision_sent and not await self._fence(txn.final, txn.attempt):
+        if txn.attempt in self._undecided:
+            self._undecided.discard(txn.attempt)
+        elif not await self._fence(txn.final, txn.attempt):
             return
-        for staging in {txn.staging, layout.inner(txn.final, txn.attempt)}:
-            await self._backend.delete_prefix(staging)
+        await self._backend.delete_prefix(layout.inner(txn.final, txn.attempt))
 
     async def _fence(self, final: str, attempt: str) -> bool:
         """Makes it impossible to commit an attempt; False if it is committed already."""
@@ -304,7 +374,7 @@ class PointerCommit(CommitStrategy):
                     key=final,
                     root=self._backend.root,
                 )
-            new = dataclasses.replace(record, state="retired")
+            new = dataclasses.replace(record, state="retired", dead=(*record.dead, expected))
             await self._swap(final, stored, new)
             return new
 
@@ -322,7 +392,7 @@ class PointerCommit(CommitStrategy):
         """Deletes data that was replaced, sparing the youngest for `grace_s`."""
         from holdfast_storage.commit.sweep import reap_inner
 
-        if stored.dead:
+        if stored.record is not None:
             await reap_inner(self._backend, final, stored, grace_s=self._grace_s)
 
     async def sweep(
@@ -334,3 +404,22 @@ class PointerCommit(CommitStrategy):
         return await Sweeper(self._backend, self._fence, self._grace_s).run(
             parent, older_than=older_than
         )
+
+
+def _merge(entries: Sequence[ManifestEntry]) -> Manifest:
+    """One manifest of what all processes list; some list the same file, with equal size.
+
+    Raises:
+        CommitError: Two processes disagree about a file.
+    """
+    merged: dict[str, ManifestEntry] = {}
+    for entry in entries:
+        known = merged.setdefault(entry.path, entry)
+        digests = {known.digest, entry.digest} - {None}
+        if known.size != entry.size or len(digests) > 1:
+            raise errors.CommitError(
+                f"two processes disagree about the file {entry.path!r}: {known} and {entry}"
+            )
+        if known.digest is None:
+            merged[entry.path] = entry
+    return Manifest(merged.values())

@@ -43,19 +43,20 @@ class RenameCommit(PointerCommit):
             return stored.record
         self._judge(stored, txn, replace=replace)
         if await self._is_inside(txn):
-            return await self._decide_inside(txn, manifest, replace=replace)
+            return await self._decide(txn, manifest, replace=replace)
         record = await self._put_record(txn, self._new_record(txn, manifest))
         await self._put_manifest(txn.staging, manifest)
         await self._backend.sync_prefix(txn.staging)
-        await self._require_files(txn, txn.staging, manifest)
 
         async def send() -> CommitRecord | None:
             return await self._move(txn, record, manifest, replace=replace)
 
-        return await self._until_known(send, txn.final)
+        return await self._until_known(send, txn.final, attempt=txn.attempt)
 
     def _new_record(self, txn: Transaction, manifest: Manifest) -> CommitRecord:
-        return dataclasses.replace(super()._new_record(txn, manifest), data="")
+        # Whoever finds an exchange that nobody looked at can tell whether it was right.
+        expects = {layout.EXPECTS: txn.expects_attempt} if txn.expects_attempt else {}
+        return dataclasses.replace(super()._new_record(txn, manifest), data="", extra=expects)
 
     async def _put_record(self, txn: Transaction, record: CommitRecord) -> CommitRecord:
         """Writes the staged record once; a repeated commit finds and keeps it."""
@@ -80,7 +81,7 @@ class RenameCommit(PointerCommit):
             return stored.record
         self._judge(stored, txn, replace=replace)
         found = await occupant(self._backend, txn.final)
-        self._decision_sent.add(txn.attempt)
+        await self._require_files(txn, txn.staging, manifest)
         if found.kind in ("ours", "orbax") and not replace:
             raise errors.CommitConflictError(
                 "a checkpoint is here", key=txn.final, root=self._backend.root
@@ -136,7 +137,7 @@ class RenameCommit(PointerCommit):
         except errors.RecordUnreadableError:
             displaced = StoredRecord()
         if displaced.committed and displaced.attempt not in (txn.attempt, txn.expects_attempt):
-            await self._backend.exchange_prefix(txn.staging, txn.final)
+            await self._put_back(txn)
             raise errors.CommitConflictError(
                 f"{displaced.attempt} was committed meanwhile and stays",
                 key=txn.final,
@@ -148,6 +149,20 @@ class RenameCommit(PointerCommit):
         except (errors.ObjectNotFoundError, errors.ObjectExistsError):
             return  # nothing was displaced, or it was set aside already
         await self._mark_displaced(aside)
+
+    async def _put_back(self, txn: Transaction) -> None:
+        """Gives the final back to what this attempt displaced by mistake."""
+        try:
+            await self._backend.exchange_prefix(txn.staging, txn.final)
+        except errors.ObjectNotFoundError:  # this attempt was deleted meanwhile
+            try:
+                await self._backend.rename_prefix(txn.staging, txn.final)
+            except errors.ObjectExistsError:
+                _log.warning("%s was committed again; leaving %s", txn.final, txn.staging)
+            return
+        if (await read_record(self._backend, txn.staging)).attempt != txn.attempt:
+            # A third writer replaced this attempt in between: its checkpoint stays.
+            await self._backend.exchange_prefix(txn.staging, txn.final)
 
     async def _mark_displaced(self, aside: str) -> None:
         """Starts the grace period of replaced data, by the store's own clock."""
@@ -161,15 +176,11 @@ class RenameCommit(PointerCommit):
     async def _move_inside(
         self, txn: Transaction, manifest: Manifest, *, replace: bool
     ) -> CommitRecord:
+        replaced = await self._replaced_here(txn, replace=replace)
         await self._backend.rename_prefix(txn.staging, layout.inner(txn.final, txn.attempt))
-        return await self._decide_inside(txn, manifest, replace=replace)
-
-    async def _decide_inside(
-        self, txn: Transaction, manifest: Manifest, *, replace: bool
-    ) -> CommitRecord:
-        record = super()._new_record(txn, manifest)
-        await self._require_files(txn, layout.inner(txn.final, txn.attempt), manifest)
-        return await self._decide(txn, record, replace=replace)
+        committed = await self._decide(txn, manifest, replace=replace)
+        await self._remove_replaced(txn, replaced)
+        return committed
 
     async def _is_inside(self, txn: Transaction) -> bool:
         try:
@@ -180,26 +191,25 @@ class RenameCommit(PointerCommit):
         return True
 
     async def _is_mine(self, txn: Transaction) -> bool:
-        return (await read_record(self._backend, txn.final)).attempt == txn.attempt
-
-    async def _after_commit(self, txn: Transaction) -> None:
-        """Only Pointer's object stores need the advisory file."""
+        return await self._is_committed(txn.final, txn.attempt)
 
     async def abort(self, txn: Transaction) -> None:
         """See `CommitStrategy.abort`."""
-        if txn.attempt in self._decision_sent:
-            dead = layout.hidden(txn.final, "dead", txn.attempt)
-            if await self._is_mine(txn):
-                return
-            try:
-                await carry_through(self._backend.rename_prefix(txn.staging, dead))
-            except (errors.ObjectNotFoundError, errors.ObjectExistsError):
-                if await self._is_mine(txn):
-                    return
-                if await self._is_inside(txn):
-                    await super().abort(txn)
+        from holdfast_storage.commit.sweep import fence_by_move
+
+        if txn.attempt in self._undecided:
+            self._undecided.discard(txn.attempt)
+            await self._backend.delete_prefix(txn.staging)
+            return
+        if await self._is_mine(txn):
+            return
+        dead = await carry_through(
+            fence_by_move(self._backend, txn.staging, txn.final, txn.attempt)
+        )
+        if dead is not None:
             await self._backend.delete_prefix(dead)
-        await self._backend.delete_prefix(txn.staging)
+        elif await self._is_inside(txn):
+            await super().abort(txn)
 
     async def retire(self, final: str, *, expected: str) -> None:
         """See `CommitStrategy.retire`."""
@@ -227,16 +237,26 @@ class RenameCommit(PointerCommit):
             if (await read_record(self._backend, aside)).attempt is None:
                 raise
         moved = await read_record(self._backend, aside)
-        if moved.attempt == expected and not (moved.record and moved.record.data):
+        if moved.record is None:
+            # A sweep took over: it deleted what was moved out, or put it back.
+            now = await read_record(self._backend, final)
+            if not now.committed:
+                return
+            moved = now
+        elif moved.attempt == expected and not moved.record.data:
             return
+        else:
+            await self._move_back(aside, final)
+        raise errors.CommitConflictError(
+            f"{moved.attempt} was committed meanwhile, not {expected}; it stays", **where
+        )
+
+    async def _move_back(self, aside: str, final: str) -> None:
         try:
             await self._backend.rename_prefix(aside, final)
         except errors.ObjectExistsError:
             # A newer one stands there by now: what was moved out is replaced data.
             await self._mark_displaced(aside)
-        raise errors.CommitConflictError(
-            f"{moved.attempt} was committed meanwhile, not {expected}; it stays", **where
-        )
 
     async def sweep(
         self, parent: str, *, older_than: float = identity.DEFAULT_TTL_S

@@ -24,7 +24,7 @@ from holdfast_storage.backend import StorageBackend
 from holdfast_storage.commit import identity, layout
 from holdfast_storage.commit.record import StoredRecord, read_record
 from holdfast_storage.commit.strategy import SweepReport
-from holdfast_storage.values import IfAbsent
+from holdfast_storage.values import IfAbsent, Listing
 
 _log = logging.getLogger(__name__)
 Fence = Callable[[str, str], Awaitable[bool]]
@@ -35,14 +35,14 @@ class StoreClock:
 
     def __init__(self, backend: StorageBackend, parent: str) -> None:
         self._backend = backend
-        self._key = keys.join(parent, f".holdfast-clock-{uuid.uuid4().hex}")
+        self._key = keys.join(parent, f"{layout.CLOCK_PREFIX}{uuid.uuid4().hex}")
         self._now: float | None = None
 
     async def age(self, modified: float) -> float:
         """Seconds since `modified`."""
         if self._now is None:
-            await self._backend.put(self._key, b"", durable=False, parents=False)
             try:
+                await self._backend.put(self._key, b"", durable=False, parents=False)
                 self._now = (await self._backend.stat(self._key)).modified
             finally:
                 await self._backend.delete(self._key)
@@ -75,8 +75,18 @@ class Sweeper:
                 await self._sweep_prefix(prefix)
             except errors.StorageError as error:
                 self._spared.append((prefix, str(error)))
+        await self._sweep_clocks(listing)
         await self._backend.abort_uploads(parent, older_than=older_than)
         return SweepReport(tuple(self._removed), tuple(self._spared))
+
+    async def _sweep_clocks(self, listing: Listing) -> None:
+        """Removes what a sweep that died while it asked for the time left behind."""
+        for info in listing.objects:
+            if not keys.leaf(info.key).startswith(layout.CLOCK_PREFIX) or info.size:
+                continue
+            if await self._clock.age(info.modified) >= self._older_than:
+                await self._backend.delete(info.key)
+                self._removed.append(info.key)
 
     async def _sweep_prefix(self, prefix: str) -> None:
         if not keys.leaf(prefix).startswith("."):
@@ -104,10 +114,10 @@ class Sweeper:
 
     async def _sweep_inner(self, final: str, inner: str, attempt: str) -> None:
         stored = await read_record(self._backend, final)
-        if stored.attempt == attempt:
-            return
-        retired = stored.record is not None and stored.record.attempt == attempt
-        if retired:
+        named = stored.record is not None and stored.record.attempt == attempt
+        if named and stored.record is not None and stored.record.state != "retired":
+            return  # committed, or in the trash from where it may come back
+        if named:
             await self._delete(inner)
         elif attempt in stored.dead:
             await self._sweep_replaced(stored, inner, attempt)
@@ -164,30 +174,49 @@ class HiddenSweeper(Sweeper):
             await super()._sweep_prefix(prefix)
         elif found.kind == "attempt":
             await self._sweep_attempt(prefix, found)
+        elif found.kind == "retired":
+            await self._sweep_retired(prefix, found)
         elif found.kind == "displaced" or await self._is_replaced(prefix, found):
             await self._sweep_displaced(prefix)
         else:
             await self._delete(prefix)
 
     async def _sweep_attempt(self, prefix: str, found: layout.HiddenName) -> None:
+        final = keys.join(keys.parent(prefix), found.leaf)
         inside = await read_record(self._backend, prefix)
         if inside.committed and inside.attempt != found.attempt:
-            # A writer died after an exchange: this is what it displaced.
-            final = keys.join(keys.parent(prefix), found.leaf)
-            aside = layout.hidden(final, "displaced", found.attempt)
-            if await self._is_dead(prefix):
-                await self._backend.rename_prefix(prefix, aside)
-                await self._sweep_displaced(aside)
-            return
-        if not await self._is_dead(prefix):
+            await self._sweep_exchanged(prefix, final, found.attempt, inside)
+        elif await self._is_dead(prefix):
+            dead = await fence_by_move(self._backend, prefix, final, found.attempt)
+            if dead is not None:
+                await self._delete(dead)
+
+    async def _sweep_exchanged(
+        self, prefix: str, final: str, attempt: str, inside: StoredRecord
+    ) -> None:
+        """A writer died between its exchange and the look at what it displaced."""
+        there = await read_record(self._backend, final)
+        if there.attempt == attempt and there.record is not None:
+            if not await self._is_dead(final):
+                return  # it is about to look
+            if there.record.extra.get(layout.EXPECTS, inside.attempt) != inside.attempt:
+                _log.warning("%s was replaced by mistake; putting it back", final)
+                await self._backend.exchange_prefix(prefix, final)
+                return  # the next sweep finds the dead attempt under its own name
+        aside = layout.hidden(final, "displaced", attempt)
+        await self._backend.rename_prefix(prefix, aside)
+        await self._sweep_displaced(aside)
+
+    async def _sweep_retired(self, prefix: str, found: layout.HiddenName) -> None:
+        """Finishes a removal; puts back what a retiring process moved out by mistake."""
+        if not await self._is_replaced(prefix, found):
+            await self._delete(prefix)
             return
         final = keys.join(keys.parent(prefix), found.leaf)
-        dead = layout.hidden(final, "dead", found.attempt)
         try:
-            await self._backend.rename_prefix(prefix, dead)
-        except errors.ObjectNotFoundError:
-            return  # it was committed, or aborted, meanwhile
-        await self._delete(dead)
+            await self._backend.rename_prefix(prefix, final)
+        except errors.ObjectExistsError:
+            await self._sweep_displaced(prefix)  # a newer one stands there by now
 
     async def _is_replaced(self, prefix: str, found: layout.HiddenName) -> bool:
         """Whether a retiring process moved out something newer than it meant to."""
@@ -199,6 +228,25 @@ class HiddenSweeper(Sweeper):
             await self._delete(prefix)
         else:
             self._spared.append((prefix, "replaced a short while ago; readers may be at it"))
+
+
+async def fence_by_move(
+    backend: StorageBackend, staging: str, final: str, attempt: str
+) -> str | None:
+    """Makes a hidden attempt impossible to commit by moving it away.
+
+    Returns:
+        Where its data is now, to be deleted; None if there is nothing of it to delete:
+        it was committed or fenced before, or an exchange came first and what was moved is
+        the checkpoint that it displaced.
+    """
+    dead = layout.hidden(final, "dead", attempt, unique=True)
+    try:
+        await backend.rename_prefix(staging, dead)
+    except errors.ObjectNotFoundError:
+        return None
+    inside = await read_record(backend, dead)
+    return None if inside.committed and inside.attempt != attempt else dead
 
 
 async def _past_grace(
@@ -261,7 +309,10 @@ async def _has_replaced_root_data(
 
     So it is where a folder could not be exchanged, or came from a store that renames.
     """
-    if stored.committed and stored.record is not None and not stored.record.data:
+    record = stored.record
+    if record is None or record.state in ("none", "trashed"):
+        return False  # perhaps half a copy, or what may come back from the trash
+    if record.committed and not record.data:
         return False
     try:
         await backend.stat(keys.join(final, MANIFEST_FILE))
@@ -271,12 +322,19 @@ async def _has_replaced_root_data(
 
 
 async def delete_root_data(backend: StorageBackend, final: str) -> None:
-    """Deletes the files that the manifest in the final itself lists; the manifest goes last."""
+    """Deletes the files that the manifest in the final itself lists; the manifest goes last.
+
+    The caller knows that the record does not point there.
+    """
     try:
         data = await backend.get(keys.join(final, MANIFEST_FILE))
     except errors.ObjectNotFoundError:
         return
-    paths = Manifest.from_bytes(data).by_path
+    try:
+        paths = Manifest.from_bytes(data).by_path
+    except MetadataError as error:
+        _log.warning("leaving replaced data in %s: %s", final, error)
+        return
     folders = {path.partition("/")[0] for path in paths if "/" in path}
     for path in paths:
         await backend.delete(keys.join(final, path))
