@@ -32,10 +32,8 @@ if TYPE_CHECKING:
     )
     from holdfast_checkpointer.handlers.base import CheckpointHandler
     from holdfast_checkpointer.handlers.json import JsonCheckpointHandler
-    from holdfast_checkpointer.handlers.pytree import (
-        PyTreeCheckpointHandler,
-        StandardCheckpointHandler,
-    )
+    from holdfast_checkpointer.handlers.pytree import PyTreeCheckpointHandler
+    from holdfast_checkpointer.handlers.standard import StandardCheckpointHandler
     from holdfast_checkpointer.metadata import CheckpointMetadata
     from holdfast_checkpointer.options import Context
 
@@ -52,7 +50,7 @@ _SOURCES = {
     "Context": "holdfast_checkpointer.options",
     "JsonCheckpointHandler": "holdfast_checkpointer.handlers.json",
     "PyTreeCheckpointHandler": "holdfast_checkpointer.handlers.pytree",
-    "StandardCheckpointHandler": "holdfast_checkpointer.handlers.pytree",
+    "StandardCheckpointHandler": "holdfast_checkpointer.handlers.standard",
     "VerifyReport": "holdfast_checkpointer.engine.verification",
     "delete": "holdfast_checkpointer.functions",
     "is_checkpoint": "holdfast_checkpointer.functions",

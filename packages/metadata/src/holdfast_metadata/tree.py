@@ -16,6 +16,7 @@ FORMAT_VERSION = 1
 LEAF_KINDS = (
     *("jax.Array", "prng_key", "np.ndarray", "np.generic"),
     *("int", "float", "bool", "complex", "str", "bytes"),
+    "scalar",  # a number that Orbax wrote: its array tells which Python type it is
 )
 
 

@@ -46,7 +46,7 @@ class ItemMetadata:
 
     def to_bytes(self) -> bytes:
         """Encodes as JSON; the map's keys are what Orbax writes, and no reader parses them."""
-        tree = {}
+        tree: dict[str, Any] = {}
         for entry in self.entries:
             value: dict[str, Any] = {
                 "value_type": entry.value_type,
@@ -55,12 +55,10 @@ class ItemMetadata:
             if entry.write_shape is not None:
                 value["write_shape"] = entry.write_shape
             keys = [{"key": key, "key_type": kind} for key, kind in entry.path]
-            tree[repr(tuple(key for key, _ in entry.path))] = {
-                "key_metadata": keys,
-                "value_metadata": value,
-            }
-        if len(tree) != len(self.entries):
-            raise MetadataError("two leaves have the same path in Orbax's terms")
+            label = repr(tuple(key for key, _ in entry.path))
+            if label in tree:  # paths that differ only in the types of their keys
+                label = f"{label}#{len(tree)}"
+            tree[label] = {"key_metadata": keys, "value_metadata": value}
         return canonical_json(
             {
                 **self.extra,

@@ -1,0 +1,1 @@
+"""Array bytes: from devices and hosts into OCDBT and zarr, and back, verified."""

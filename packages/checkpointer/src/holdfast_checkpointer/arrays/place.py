@@ -1,0 +1,98 @@
+"""From host memory to devices, in the caller's terms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from holdfast_checkpointer.arrays import plan
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where an array goes.
+
+    Attributes:
+        sharding: The sharding to make; None leaves it on the host as NumPy.
+        dtype: The dtype to make.
+        weak_type: JAX's flag to restore.
+    """
+
+    sharding: jax.sharding.Sharding | None
+    dtype: np.dtype[Any]
+    weak_type: bool = False
+
+
+def regions_for(sharding: jax.sharding.Sharding, shape: plan.Shape) -> list[plan.Region] | None:
+    """The distinct parts that this process's devices need; None for the whole array."""
+    if sharding.is_fully_replicated:
+        return None
+    found = {}
+    for index in sharding.addressable_devices_indices_map(shape).values():
+        region = plan.normalized(index if index is not None else (), shape)
+        found[tuple((part.start, part.stop) for part in region)] = region
+    return [found[key] for key in sorted(found)]
+
+
+def place(
+    read: Sequence[list[np.ndarray[Any, Any]]],
+    placements: Sequence[Placement],
+    shapes: Sequence[plan.Shape],
+) -> list[Any]:
+    """Makes the arrays: NumPy as read, JAX arrays in as few transfers as possible."""
+    results: list[Any] = [None] * len(read)
+    batch: list[int] = []
+    for i, (parts, placement) in enumerate(zip(read, placements, strict=True)):
+        parts = [_cast(part, placement.dtype) for part in parts]
+        if placement.sharding is None:
+            results[i] = parts[0]
+        elif placement.sharding.is_fully_replicated:
+            results[i] = parts[0]
+            batch.append(i)
+        else:
+            results[i] = _from_parts(parts, placement.sharding, shapes[i])
+    placed = jax.device_put([results[i] for i in batch], [placements[i].sharding for i in batch])
+    for i, array in zip(batch, placed, strict=True):
+        results[i] = array
+    for i, placement in enumerate(placements):
+        if placement.weak_type and placement.sharding is not None:
+            results[i] = _weaken(results[i])
+    return results
+
+
+def _cast(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    return array if array.dtype == dtype else array.astype(dtype)
+
+
+def _from_parts(
+    parts: list[np.ndarray[Any, Any]], sharding: jax.sharding.Sharding, shape: plan.Shape
+) -> jax.Array:
+    regions = regions_for(sharding, shape) or [plan.whole(shape)]
+    by_region = {
+        tuple((p.start, p.stop) for p in region): part
+        for region, part in zip(regions, parts, strict=True)
+    }
+
+    def piece(index: Any) -> np.ndarray[Any, Any]:
+        region = plan.normalized(index, shape)
+        return by_region[tuple((p.start, p.stop) for p in region)]
+
+    devices = sharding.addressable_devices_indices_map(shape)
+    arrays = jax.device_put([piece(index) for index in devices.values()], list(devices))
+    return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+
+
+def _weaken(array: jax.Array) -> jax.Array:
+    """Restores a weak type, which JAX gives to what comes from a Python number.
+
+    Where JAX would choose another dtype for the number, or there are many of them, the
+    array stays strong, with the same values.
+    """
+    if array.ndim:
+        return array
+    weak = jax.numpy.asarray(array.item())
+    return jax.device_put(weak, array.sharding) if weak.dtype == array.dtype else array

@@ -1,0 +1,257 @@
+"""Reading arrays: into fresh memory, chunk by chunk, compared with their digests."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from holdfast_checkpointer.arrays import failures, formats, plan
+from holdfast_checkpointer.arrays.buffers import ByteBudget, aligned_empty
+from holdfast_checkpointer.arrays.formats import ArrayFormat
+from holdfast_checkpointer.arrays.options import ArrayLoadOptions
+from holdfast_checkpointer.arrays.write import digest_array
+from holdfast_metadata import dtype_from_name
+from holdfast_storage import KvTarget, errors
+
+_SMALL = 256 << 10
+
+
+@dataclass(frozen=True)
+class ArrayRequest:
+    """Which parts of which array to read.
+
+    Attributes:
+        name: Its parameter name.
+        leaf: What to call it in messages.
+        shape: As saved; None if only the array itself knows (Orbax's).
+        dtype: Name as saved; None likewise.
+        storage_dtype: Name of the dtype on disk, if another.
+        chunk_shape: As saved; None without digests.
+        digests: By chunk index; None if there are none (Orbax's).
+        regions: The parts wanted; None for the whole.
+    """
+
+    name: str
+    leaf: str
+    shape: plan.Shape | None = None
+    dtype: str | None = None
+    storage_dtype: str | None = None
+    chunk_shape: plan.Shape | None = None
+    digests: Mapping[str, str] | None = None
+    regions: Sequence[plan.Region] | None = None
+
+
+@dataclass(frozen=True)
+class StoredShape:
+    """What an array says of itself."""
+
+    shape: plan.Shape
+    dtype: np.dtype[Any]
+    chunk_shape: plan.Shape
+
+
+Parts = list[np.ndarray[Any, Any]]
+
+
+class ArrayReader:
+    """Reads arrays of one item. One per operation; its caches go with it.
+
+    Args:
+        target: Where the item's arrays are.
+        layout: How they are laid out.
+        options: How to read.
+        label: For messages.
+    """
+
+    def __init__(
+        self,
+        target: KvTarget,
+        layout: ArrayFormat,
+        options: ArrayLoadOptions,
+        *,
+        label: str = "",
+    ) -> None:
+        self._target = target
+        self._layout = layout
+        self._options = options
+        self._label = label
+        self._context = formats.context_for(target)
+        self._budget = ByteBudget(options.bytes_in_flight)
+
+    async def read(self, requests: Sequence[ArrayRequest]) -> list[Parts]:
+        """Reads all requests; each gives an array per wanted region.
+
+        The arrays are fresh, writable memory that nothing else refers to.
+
+        Raises:
+            DamagedCheckpointError: Bytes differ from what was saved, or are missing; names
+                the leaf. Nothing is ever filled in.
+        """
+        results: list[Parts | None] = [None] * len(requests)
+        small = [i for i, request in enumerate(requests) if self._is_plain(request)]
+        for i, parts in zip(
+            small, await self._read_plain([requests[i] for i in small]), strict=True
+        ):
+            results[i] = parts
+        rest = [i for i, found in enumerate(results) if found is None]
+        read = await asyncio.gather(*(self._read_one(requests[i]) for i in rest))
+        for i, parts in zip(rest, read, strict=True):
+            results[i] = parts
+        return [found for found in results if found is not None]
+
+    async def describe(self, name: str, leaf: str) -> StoredShape:
+        """Opens an array, for what its own metadata says.
+
+        Raises:
+            DamagedCheckpointError: It cannot be opened.
+        """
+        with failures.reading(leaf, self._label):
+            array = await self._open(name)
+            chunk = tuple(array.chunk_layout.read_chunk.shape or array.shape)
+            return StoredShape(tuple(array.shape), np.dtype(array.dtype.numpy_dtype), chunk)
+
+    async def _open(self, name: str) -> ts.TensorStore:
+        spec = formats.array_spec(self._target, name, self._layout)
+        return await ts.open(spec, context=self._context)
+
+    def _is_plain(self, request: ArrayRequest) -> bool:
+        """Whether one value of the database may be the whole array, as we write small ones."""
+        if request.digests is None or request.shape is None or request.dtype is None:
+            return False
+        if request.regions is not None or not self._layout.ocdbt:
+            return False
+        size = math.prod(request.shape) * dtype_from_name(request.dtype).itemsize
+        return 0 < size <= _SMALL and request.chunk_shape == request.shape
+
+    async def _read_plain(self, requests: Sequence[ArrayRequest]) -> list[Parts | None]:
+        """Reads values directly; None where one is not the array's bytes as they are."""
+        if not requests:
+            return []
+        with failures.reading(requests[0].leaf, self._label):
+            spec = formats.database_spec(self._target, write=False)
+            store = await ts.KvStore.open(spec, context=self._context)
+            batch = ts.Batch()
+            futures = [
+                store.read(formats.chunk_key(r.name, (0,) * len(r.shape or ())), batch=batch)
+                for r in requests
+            ]
+            batch.submit()
+        found: list[Parts | None] = []
+        for request, future in zip(requests, futures, strict=True):
+            with failures.reading(request.leaf, self._label):
+                result = await future
+            found.append(self._decode_plain(request, result))
+        return found
+
+    def _decode_plain(self, request: ArrayRequest, result: Any) -> Parts | None:
+        assert request.shape is not None
+        assert request.dtype is not None
+        assert request.digests is not None
+        if result.state == "missing":
+            raise self._damaged(request, "its chunk is missing")
+        dtype = dtype_from_name(request.dtype)
+        value = result.value
+        if len(value) != math.prod(request.shape) * dtype.itemsize:
+            return None  # compressed, or not ours: the array's own metadata will tell
+        array = aligned_empty(request.shape, dtype)
+        array.reshape(-1).view(np.uint8)[:] = np.frombuffer(value, np.uint8)
+        if self._options.verify:
+            expected = request.digests.get(plan.chunk_name((0,) * len(request.shape)))
+            if digest_array(array) != expected:
+                raise self._damaged(request, "its bytes are not those that were saved")
+        return [array]
+
+    async def _read_one(self, request: ArrayRequest) -> Parts:
+        with failures.reading(request.leaf, self._label):
+            array = await self._open(request.name)
+        shape = tuple(array.shape)
+        stored = np.dtype(array.dtype.numpy_dtype)
+        dtype = dtype_from_name(request.dtype) if request.dtype else stored
+        expected = dtype_from_name(request.storage_dtype) if request.storage_dtype else dtype
+        if request.shape is not None and (shape, stored) != (request.shape, expected):
+            raise self._damaged(
+                request, f"it is {stored}{list(shape)}, {expected}{list(request.shape)} was saved"
+            )
+        regions = request.regions if request.regions is not None else [plan.whole(shape)]
+        return [await self._read_region(request, array, dtype, region) for region in regions]
+
+    async def _read_region(
+        self,
+        request: ArrayRequest,
+        array: ts.TensorStore,
+        dtype: np.dtype[Any],
+        region: plan.Region,
+    ) -> np.ndarray[Any, Any]:
+        shape = tuple(array.shape)
+        stored = np.dtype(array.dtype.numpy_dtype)
+        chunk = request.chunk_shape or tuple(array.chunk_layout.read_chunk.shape or shape)
+        chunk = tuple(max(1, size) for size in chunk)
+        buffer = aligned_empty(plan.extent(region), stored)
+        tasks = [
+            asyncio.ensure_future(
+                self._read_chunk(request, array, chunk, index, part, region, buffer)
+            )
+            for index, part in plan.chunks_of(shape, chunk, region)
+        ]
+        try:
+            await asyncio.gather(*tasks)
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+        return buffer.view(dtype) if stored != dtype else buffer
+
+    async def _read_chunk(
+        self,
+        request: ArrayRequest,
+        array: ts.TensorStore,
+        chunk: plan.Shape,
+        index: plan.Shape,
+        part: plan.Region,
+        region: plan.Region,
+        buffer: np.ndarray[Any, Any],
+    ) -> None:
+        """Reads one chunk, whole, verifies it, and leaves what is wanted in the buffer."""
+        wanted = tuple(
+            slice(max(a.start, b.start), min(a.stop, b.stop))
+            for a, b in zip(part, region, strict=True)
+        )
+        verify = self._options.verify and request.digests is not None
+        target = buffer[plan.within(wanted, region)]
+        direct = not verify or wanted == part
+        if not direct:
+            target = np.empty(plan.extent(part), buffer.dtype)
+        source = array[wanted if direct else part]
+        size = math.prod(plan.extent(part)) * buffer.dtype.itemsize
+        async with self._budget.hold(size):
+            with failures.reading(request.leaf, self._label):
+                await ts.array(target).write(source)
+        if not verify:
+            return
+        assert request.digests is not None
+        data = target if target.flags.c_contiguous else np.ascontiguousarray(target)
+        if size >= _SMALL:
+            digest = await asyncio.to_thread(digest_array, data)
+        else:
+            digest = digest_array(data)
+        if digest != request.digests.get(plan.chunk_name(index)):
+            raise self._damaged(
+                request, f"chunk {plan.chunk_name(index)} has other bytes than were saved"
+            )
+        if not direct:
+            buffer[plan.within(wanted, region)] = target[plan.within(wanted, part)]
+
+    def _damaged(self, request: ArrayRequest, why: str) -> errors.DamagedCheckpointError:
+        return errors.DamagedCheckpointError(
+            f"the array of leaf {request.leaf!r} is damaged: {why}",
+            leaf=request.leaf,
+            file=request.name,
+            root=self._label,
+        )

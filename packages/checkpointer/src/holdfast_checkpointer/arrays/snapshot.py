@@ -1,0 +1,102 @@
+"""The blocking part of a save: arrays that can no longer change under us."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from holdfast_checkpointer.arrays import plan
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A piece of an array on the host.
+
+    Attributes:
+        region: Where in the array it lies.
+        data: C-contiguous, in native byte order.
+    """
+
+    region: plan.Region
+    data: np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class StagedArray:
+    """An array ready to be written.
+
+    Attributes:
+        name: Its parameter name.
+        shape: Of the whole array.
+        dtype: Its dtype.
+        shards: Pieces of equal shape that cover it once.
+        shard_axes: Axes to cut chunks along first.
+    """
+
+    name: str
+    shape: plan.Shape
+    dtype: np.dtype[Any]
+    shards: tuple[Shard, ...]
+    shard_axes: tuple[int, ...] = field(default=())
+
+    @property
+    def write_shape(self) -> plan.Shape:
+        """The shape of what one device holds."""
+        return plan.extent(self.shards[0].region)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(shard.data.nbytes for shard in self.shards)
+
+
+def snapshot_all(named: Sequence[tuple[str, Any]]) -> list[StagedArray]:
+    """Takes a snapshot of many arrays: `jax.Array` or `np.ndarray`.
+
+    NumPy arrays are copied. JAX arrays on the CPU are held, not copied: a step that
+    donates them meanwhile allocates anew. From accelerators all copies start before the
+    first is waited for.
+    """
+    for _, value in named:
+        if isinstance(value, jax.Array) and not _on_cpu(value):
+            for shard in value.addressable_shards:
+                shard.data.copy_to_host_async()
+    return [_snapshot(name, value) for name, value in named]
+
+
+def _on_cpu(value: jax.Array) -> bool:
+    return all(device.platform == "cpu" for device in value.sharding.device_set)
+
+
+def _snapshot(name: str, value: Any) -> StagedArray:
+    if not isinstance(value, jax.Array):
+        host = np.array(value, order="C", copy=True)
+        if not host.dtype.isnative:
+            host = host.astype(host.dtype.newbyteorder("="))
+        return StagedArray(name, host.shape, host.dtype, (Shard(plan.whole(host.shape), host),))
+    if value.is_fully_replicated:
+        host = np.ascontiguousarray(np.asarray(value.addressable_shards[0].data))
+        host = host.reshape(value.shape)
+        return StagedArray(name, value.shape, host.dtype, (Shard(plan.whole(value.shape), host),))
+    found: dict[tuple[tuple[int, int], ...], Shard] = {}
+    for shard in value.addressable_shards:
+        region = plan.normalized(shard.index, value.shape)
+        key = tuple((part.start, part.stop) for part in region)
+        if key not in found:  # replicas hold the same bytes: one of them is enough
+            found[key] = Shard(region, np.ascontiguousarray(np.asarray(shard.data)))
+    shards = tuple(found[key] for key in sorted(found))
+    if len({shard.data.shape for shard in shards}) > 1:
+        shards = (_assemble(value.shape, shards),)
+    return StagedArray(name, value.shape, shards[0].data.dtype, shards)
+
+
+def _assemble(shape: plan.Shape, shards: Sequence[Shard]) -> Shard:
+    """Uneven shards fit no regular grid of chunks: they are written as one piece."""
+    buffer = np.empty(shape, shards[0].data.dtype)
+    for shard in shards:
+        buffer[shard.region] = shard.data
+    return Shard(plan.whole(shape), buffer)

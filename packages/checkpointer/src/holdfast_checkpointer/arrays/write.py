@@ -1,0 +1,218 @@
+"""Writing arrays: one OCDBT database, chunks digested before they leave."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from holdfast_checkpointer.arrays import failures, formats, plan
+from holdfast_checkpointer.arrays.options import ArraySaveOptions
+from holdfast_checkpointer.arrays.snapshot import StagedArray
+from holdfast_metadata import digest_bytes, dtype_name
+from holdfast_storage import KvTarget
+
+_LARGE_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class ArrayRecord:
+    """What was written of one array.
+
+    Attributes:
+        name: Its parameter name.
+        shape: Of the whole array.
+        dtype: Name of its dtype.
+        storage_dtype: Name of the dtype on disk.
+        chunk_shape: Of a chunk.
+        write_shape: Of what one device held.
+        digests: By chunk index.
+    """
+
+    name: str
+    shape: plan.Shape
+    dtype: str
+    storage_dtype: str
+    chunk_shape: plan.Shape
+    write_shape: plan.Shape
+    digests: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    index: plan.Shape
+    region: plan.Region
+    data: np.ndarray[Any, Any]
+
+
+def storage_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype that an array has on disk: its own, or bytes where zarr3 does not know it."""
+    return dtype if formats.storable(dtype_name(dtype)) else np.dtype(np.uint8)
+
+
+async def write_arrays(
+    target: KvTarget, arrays: Sequence[StagedArray], options: ArraySaveOptions, *, label: str = ""
+) -> list[ArrayRecord]:
+    """Writes arrays into a new database at the target.
+
+    Args:
+        target: Where; nothing may be there.
+        arrays: What; their names are unique.
+        options: How.
+        label: For messages.
+
+    Returns:
+        A record per array, in the same order.
+
+    Raises:
+        StorageFullError: The disk is full.
+        StorageError: Anything else that storage says.
+    """
+    if not arrays:
+        return []
+    records: list[ArrayRecord] = []
+    with failures.writing(label):
+        context = formats.context_for(target)
+        database = formats.database_spec(target, write=True)
+        for batch in _batches(arrays, options.bytes_in_flight):
+            records += await _write_batch(database, batch, options, context)
+    return records
+
+
+def _batches(arrays: Sequence[StagedArray], limit: int | None) -> Iterator[list[StagedArray]]:
+    batch: list[StagedArray] = []
+    size = 0
+    for array in arrays:
+        if batch and limit is not None and size + array.nbytes > limit:
+            yield batch
+            batch, size = [], 0
+        batch.append(array)
+        size += array.nbytes
+    yield batch
+
+
+async def _write_batch(
+    database: dict[str, Any],
+    arrays: Sequence[StagedArray],
+    options: ArraySaveOptions,
+    context: ts.Context,
+) -> list[ArrayRecord]:
+    """Writes some arrays in one transaction: all small ones cost one object."""
+    transaction = ts.Transaction()
+    store = (await ts.KvStore.open(database, context=context)).with_transaction(transaction)
+    pending: list[Any] = []
+    records = []
+    for array in arrays:
+        stored = storage_dtype(array.dtype)
+        shape = plan.chunk_shape(
+            array.shape, array.write_shape, stored.itemsize, options.chunk_bytes, array.shard_axes
+        )
+        chunks = list(_cut(array, shape))
+        digests = await _digest(chunks)
+        metadata = formats.zarr_metadata(array.shape, shape, stored, options.compression)
+        if array.nbytes <= options.small_leaf_bytes and options.compression is None:
+            pending += _write_small(store, array, metadata, shape, chunks)
+        else:
+            pending += await _write_large(
+                database, array, metadata, chunks, context, transaction, stored
+            )
+        records.append(
+            ArrayRecord(
+                name=array.name,
+                shape=array.shape,
+                dtype=dtype_name(array.dtype),
+                storage_dtype=dtype_name(stored),
+                chunk_shape=shape,
+                write_shape=array.write_shape,
+                digests=digests,
+            )
+        )
+    for future in pending:
+        await future
+    await transaction.commit_async()
+    return records
+
+
+def _cut(array: StagedArray, shape: plan.Shape) -> Iterator[_Chunk]:
+    for shard in array.shards:
+        for index, region in plan.chunks_of(array.shape, shape, shard.region):
+            part = shard.data[plan.within(region, shard.region)]
+            yield _Chunk(index, region, np.ascontiguousarray(part).reshape(part.shape))
+
+
+async def _digest(chunks: Sequence[_Chunk]) -> dict[str, str]:
+    if not chunks or chunks[0].data.nbytes < _LARGE_CHUNK:
+        return {plan.chunk_name(c.index): digest_array(c.data) for c in chunks}
+    loop = asyncio.get_running_loop()
+    found = await asyncio.gather(
+        *(loop.run_in_executor(_digesters, digest_array, chunk.data) for chunk in chunks)
+    )
+    return {plan.chunk_name(c.index): d for c, d in zip(chunks, found, strict=True)}
+
+
+def digest_array(array: np.ndarray[Any, Any]) -> str:
+    """The digest of a C-contiguous array's bytes."""
+    return digest_bytes(array.reshape(-1).view(np.uint8))
+
+
+def _write_small(
+    store: ts.KvStore,
+    array: StagedArray,
+    metadata: dict[str, Any],
+    shape: plan.Shape,
+    chunks: Sequence[_Chunk],
+) -> list[Any]:
+    """As plain keys: `zarr.json`, and each chunk's bytes (a chunk at the end padded)."""
+    pending = [store.write(formats.metadata_key(array.name), json.dumps(metadata))]
+    for chunk in chunks:
+        data = chunk.data
+        if data.shape != shape:
+            padded = np.zeros(shape, data.dtype)
+            padded[tuple(slice(0, size) for size in data.shape)] = data
+            data = padded
+        pending.append(store.write(formats.chunk_key(array.name, chunk.index), data.tobytes()))
+    return pending
+
+
+async def _write_large(
+    database: dict[str, Any],
+    array: StagedArray,
+    metadata: dict[str, Any],
+    chunks: Sequence[_Chunk],
+    context: ts.Context,
+    transaction: ts.Transaction,
+    stored: np.dtype[Any],
+) -> list[Any]:
+    """Through zarr3, from the caller's memory: uncompressed bytes are not copied."""
+    spec = formats.new_array_spec(database, array.name, metadata)
+    opened = await ts.open(spec, context=context, transaction=transaction)
+    return [
+        opened[chunk.region].write(
+            chunk.data.view(stored), can_reference_source_data_indefinitely=True
+        )
+        for chunk in chunks
+    ]
+
+
+_digesters = concurrent.futures.ThreadPoolExecutor(
+    max_workers=min(4, os.cpu_count() or 1), thread_name_prefix="holdfast-digest"
+)
+
+
+def _after_fork() -> None:
+    """Threads do not survive a fork."""
+    global _digesters
+    _digesters = concurrent.futures.ThreadPoolExecutor(
+        max_workers=min(4, os.cpu_count() or 1), thread_name_prefix="holdfast-digest"
+    )
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,1 @@
+"""The engine: how a checkpoint is written, found and read, whatever is in it."""

@@ -1,0 +1,145 @@
+"""What is inside a checkpoint, whoever wrote it: items, documents, flat or named."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from holdfast_checkpointer.engine.names import AUTO, METRICS, ORBAX_TEMPORARY, STATE
+from holdfast_metadata.orbax import ITEM_METADATA_FILE, STEP_METADATA_FILE, StepMetadata
+from holdfast_storage import (
+    CheckpointNotFoundError,
+    ObjectNotFoundError,
+    ReadArea,
+    StorageBackend,
+    keys,
+)
+from holdfast_storage.commit import occupant, open_plain, reading
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A checkpoint that was found and opened.
+
+    Attributes:
+        area: Its data.
+        final: The prefix it is known by.
+        step: Its step document (empty if it has none).
+        names: Files and folders one level below; folders end in `/`.
+        ours: Whether holdfast committed it (digests exist) or Orbax did.
+    """
+
+    area: ReadArea
+    final: str
+    step: StepMetadata
+    names: tuple[str, ...]
+    ours: bool
+
+    @property
+    def flat(self) -> bool:
+        """Whether the one item lies in the checkpoint itself."""
+        return isinstance(self.step.item_handlers, str) or ITEM_METADATA_FILE in self.names
+
+    @property
+    def items(self) -> tuple[str, ...]:
+        """Names of the items, sorted; one empty name in the flat layout."""
+        if self.flat:
+            return ("",)
+        return tuple(sorted(name[:-1] for name in self.names if name.endswith("/")))
+
+    def item_area(self, name: str) -> ReadArea:
+        """The scope of one item."""
+        return self.area.child(name) if name else self.area
+
+    def recorded_handler(self, name: str) -> str | None:
+        """The handler string recorded for an item, if any."""
+        recorded = self.step.item_handlers
+        if isinstance(recorded, str):
+            return recorded if not name else None
+        return None if recorded is None else recorded.get(name)
+
+    async def find_tree(self, name: str | None = AUTO) -> str:
+        """The item to load as a PyTree.
+
+        Args:
+            name: An item's name, or "AUTO": `state` if it is there, else the first item by
+                name that is a PyTree, else the checkpoint itself if it is flat.
+
+        Raises:
+            KeyError: There is no such item; the message lists those there are.
+        """
+        if self.flat:
+            if name in (AUTO, None, ""):
+                return ""
+            raise self._no_item(str(name))
+        if name not in (AUTO, None):
+            if name not in self.items:
+                raise self._no_item(str(name))
+            return str(name)
+        candidates = [item for item in self.items if item != METRICS]
+        for item in sorted(candidates, key=lambda item: (item != STATE, item)):
+            if ITEM_METADATA_FILE in await self.area.child(item).names():
+                return item
+        raise self._no_item("a PyTree")
+
+    def _no_item(self, wanted: str) -> KeyError:
+        there = ", ".join(repr(item) for item in self.items) or "none"
+        layout = "one unnamed item (a flat checkpoint)" if self.flat else f"items: {there}"
+        return KeyError(f"{self.area.label} has no item {wanted!r}; it has {layout}")
+
+
+async def read_checkpoint(
+    backend: StorageBackend, final: str, body: Callable[[StoredCheckpoint], Awaitable[T]]
+) -> T:
+    """Opens a checkpoint, holdfast's or Orbax's, and runs `body` on it.
+
+    If a holdfast checkpoint is replaced meanwhile, `body` runs again on the new one.
+
+    Raises:
+        CheckpointNotFoundError: None is committed there; the message says what is.
+        DamagedCheckpointError: Its bytes are not what was saved.
+    """
+    found = await occupant(backend, final)
+    if found.kind == "orbax":
+        await _refuse_unfinished_orbax(backend, final)
+        return await body(await _describe(open_plain(backend, final), final, ours=False))
+
+    async def ours(area: ReadArea) -> T:
+        return await body(await _describe(area, final, ours=True))
+
+    return await reading(backend, final, ours)
+
+
+async def _refuse_unfinished_orbax(backend: StorageBackend, final: str) -> None:
+    if ORBAX_TEMPORARY in keys.leaf(final):
+        raise CheckpointNotFoundError(
+            "this is the temporary directory of an Orbax save that was never committed",
+            key=final,
+            root=backend.root,
+        )
+    above = keys.parent(final)
+    if above:
+        listing = await backend.children(above)
+        if any(info.key == keys.join(above, STEP_METADATA_FILE) for info in listing.objects):
+            raise CheckpointNotFoundError(
+                f"this is inside the checkpoint {above!r}; load that one and name the item",
+                key=final,
+                root=backend.root,
+            )
+
+
+async def _describe(area: ReadArea, final: str, *, ours: bool) -> StoredCheckpoint:
+    names, step = await asyncio.gather(area.names(), _step_document(area))
+    return StoredCheckpoint(area, final, step, tuple(names), ours)
+
+
+async def _step_document(area: ReadArea) -> StepMetadata:
+    try:
+        data = await area.get(STEP_METADATA_FILE)
+    except ObjectNotFoundError:
+        return StepMetadata()
+    return StepMetadata.from_bytes(data, source=f"{area.label}/{STEP_METADATA_FILE}")

@@ -1,0 +1,52 @@
+"""Which names an item may have."""
+
+from __future__ import annotations
+
+from holdfast_storage import errors
+
+STATE = "state"
+METRICS = "metrics"
+AUTO = "AUTO"
+ORBAX_MARKER = "orbax.checkpoint"
+ORBAX_COMMIT = "commit_success.txt"
+ORBAX_TEMPORARY = ".orbax-checkpoint-tmp"
+_RESERVED = {METRICS, AUTO, ORBAX_MARKER, ORBAX_COMMIT}
+
+
+def check_item_name(name: object) -> str:
+    """Returns `name` if an item can be called that.
+
+    Raises:
+        InvalidKeyError: A `ValueError` that says which names can be used.
+    """
+    accepted = (
+        "a name is one folder: letters, digits and the like, no '/', not starting with '.' or '_'"
+    )
+    if not isinstance(name, str):
+        raise errors.InvalidKeyError(f"an item's name is text, got {name!r}; {accepted}")
+    if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
+        raise errors.InvalidKeyError(f"{name!r} cannot name an item; {accepted}")
+    if name in _RESERVED:
+        raise errors.InvalidKeyError(
+            f"{name!r} is reserved (as are {', '.join(sorted(_RESERVED - {name}))}); choose another"
+        )
+    if name[0] in "._" or ORBAX_TEMPORARY in name:
+        raise errors.InvalidKeyError(f"{name!r} cannot name an item; {accepted}")
+    return name
+
+
+def check_final(final: str) -> str:
+    """Returns `final` if a checkpoint can be known by it.
+
+    Raises:
+        InvalidKeyError: Its last segment is hidden, or is one that Orbax takes for a
+            temporary directory.
+    """
+    last = final.rpartition("/")[2]
+    if last.startswith(".") or ORBAX_TEMPORARY in last:
+        raise errors.InvalidKeyError(
+            f"a checkpoint cannot be called {last!r}: hidden names and {ORBAX_TEMPORARY!r} mark "
+            "unfinished work",
+            key=final,
+        )
+    return final

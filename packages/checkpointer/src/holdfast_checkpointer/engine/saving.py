@@ -1,0 +1,151 @@
+"""How a checkpoint is written: items into an attempt, then one commit."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import jax
+
+from holdfast_checkpointer.engine.names import ORBAX_COMMIT, ORBAX_MARKER
+from holdfast_checkpointer.handlers.base import StagedItem
+from holdfast_metadata import CommitRecord
+from holdfast_metadata.orbax import STEP_METADATA_FILE, StepMetadata
+from holdfast_storage import (
+    CommitConflictError,
+    CommitUnknownError,
+    StorageBackend,
+    WriteArea,
+)
+from holdfast_storage.commit import carry_through, heartbeat, occupant
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One staged item and the handler string to record for it."""
+
+    staged: StagedItem
+    recorded_as: str
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Everything that goes into one checkpoint.
+
+    Attributes:
+        items: By name, each in a folder of its own; or one item under "" that lies in the
+            checkpoint itself (the flat layout of a v0 checkpointer).
+        custom_metadata: The caller's JSON object.
+        marker: Whether to add the file by which Orbax's v1 functions know their own.
+    """
+
+    items: Mapping[str, Item]
+    custom_metadata: Mapping[str, Any] | None = None
+    marker: bool = False
+
+    @property
+    def flat(self) -> bool:
+        """Whether the one item lies in the checkpoint itself."""
+        return "" in self.items
+
+
+def refuse_several_processes() -> None:
+    """Stops before anything is written where this version cannot keep its promises.
+
+    Raises:
+        NotImplementedError: The job runs on more than one JAX process.
+    """
+    if jax.process_count() > 1:
+        raise NotImplementedError(
+            f"this version of holdfast saves from one JAX process; this job has "
+            f"{jax.process_count()}. Nothing was written."
+        )
+
+
+async def write_checkpoint(
+    backend: StorageBackend, final: str, contents: Contents, *, replace: bool
+) -> CommitRecord:
+    """Writes and commits one checkpoint, or leaves nothing.
+
+    Raises:
+        CommitConflictError: A checkpoint is there and `replace` is false; or another
+            writer got there first.
+        DestinationOccupiedError: Something that is no checkpoint is there.
+        CommitUnknownError: The outcome could not be read back; nothing was deleted.
+    """
+    await _refuse_if_taken(backend, final, replace=replace)
+    strategy = await backend.commit_strategy()
+    started = time.time_ns()
+    txn = await strategy.begin(final)
+    try:
+        area = strategy.area(txn)
+        async with heartbeat(backend, txn):
+            await _write_items(area, contents)
+            await _write_step_documents(area, final, contents, started)
+            entries = await strategy.seal(txn, area)
+            return await carry_through(strategy.commit(txn, entries, replace=replace))
+    except CommitUnknownError:
+        raise  # whatever is there may be ours: nothing may be deleted
+    except BaseException:
+        try:
+            await carry_through(strategy.abort(txn))
+        except Exception:  # noqa: BLE001 - the first error is the one to tell; the rest can be swept
+            _log.warning("could not clean up after a failed save of %s", final, exc_info=True)
+        raise
+
+
+async def _refuse_if_taken(backend: StorageBackend, final: str, *, replace: bool) -> None:
+    found = await occupant(backend, final)
+    if found.kind in ("ours", "orbax") and not replace:
+        raise CommitConflictError(
+            "a checkpoint exists here already; pass overwrite=True (force=True) to replace it",
+            key=final,
+            root=backend.root,
+        )
+
+
+async def _write_items(area: WriteArea, contents: Contents) -> None:
+    async def one(name: str, item: Item) -> None:
+        scope = area.child(name) if name else area
+        record = await item.staged.write(scope)
+        await item.staged.finish(scope, [record])
+
+    await run_all(one(name, item) for name, item in contents.items.items())
+
+
+async def _write_step_documents(
+    area: WriteArea, final: str, contents: Contents, started: int
+) -> None:
+    handlers: Any = {name: item.recorded_as for name, item in contents.items.items()}
+    if contents.flat:
+        handlers = handlers[""]
+    step = StepMetadata(
+        item_handlers=handlers,
+        init_timestamp_nsecs=started,
+        commit_timestamp_nsecs=time.time_ns(),
+        custom_metadata=dict(contents.custom_metadata or {}),
+    )
+    await area.put(STEP_METADATA_FILE, step.to_bytes())
+    if contents.marker:
+        await area.put(ORBAX_MARKER, b"")
+    # Orbax decides by this file on stores where it cannot rename; its text is not read.
+    await area.put(ORBAX_COMMIT, f"Checkpoint {final} was committed by holdfast\n".encode())
+
+
+async def run_all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Runs all at once; on the first failure stops the others and raises it as it was."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        return list(await asyncio.gather(*tasks))
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise

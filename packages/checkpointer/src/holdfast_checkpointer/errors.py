@@ -1,0 +1,50 @@
+"""Errors of trees and leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from holdfast_metadata import HoldfastError
+
+_SHOWN = 20
+
+
+def _listed(problems: Sequence[str]) -> str:
+    shown = "\n".join(f"  {problem}" for problem in problems[:_SHOWN])
+    more = f"\n  ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    return shown + more
+
+
+class TreeMismatchError(HoldfastError, ValueError):
+    """The target does not fit what was saved; nothing was loaded.
+
+    Attributes:
+        problems: Every difference, each with its path.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        count = "1 difference" if len(problems) == 1 else f"{len(problems)} differences"
+        super().__init__(
+            f"the target does not match the checkpoint in {count}:\n{_listed(problems)}"
+        )
+        self.problems = tuple(problems)
+
+
+class UnsupportedLeafError(HoldfastError, ValueError):
+    """The tree holds something that cannot be saved; nothing was written.
+
+    Attributes:
+        problems: Every such place, with its path and type.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__(
+            f"the tree cannot be saved:\n{_listed(problems)}\n"
+            "accepted leaves: jax.Array, typed PRNG keys, np.ndarray, NumPy scalars, int, "
+            "float, bool, complex, str, bytes, None"
+        )
+        self.problems = tuple(problems)
+
+
+class PlacementError(HoldfastError, ValueError):
+    """An array cannot be put where it was asked for, or where it was; says what would do."""

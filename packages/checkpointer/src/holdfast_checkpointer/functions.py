@@ -1,0 +1,326 @@
+"""The free functions: one checkpoint at one path, saved, loaded, described or deleted.
+
+They never sweep and never collect: what they touch is the path they are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping, Sequence
+from os import PathLike
+from typing import Any, TypeVar
+
+from holdfast_checkpointer import options
+from holdfast_checkpointer.args import PyTreeRestore, PyTreeSave
+from holdfast_checkpointer.engine.layout import StoredCheckpoint, read_checkpoint
+from holdfast_checkpointer.engine.names import AUTO, STATE, check_final, check_item_name
+from holdfast_checkpointer.engine.response import AsyncResponse
+from holdfast_checkpointer.engine.saving import (
+    Contents,
+    Item,
+    refuse_several_processes,
+    write_checkpoint,
+)
+from holdfast_checkpointer.engine.verification import VerifyReport, verify_checkpoint
+from holdfast_checkpointer.handlers.pytree import PyTreeCheckpointHandler
+from holdfast_checkpointer.metadata import CheckpointMetadata, describe_checkpoint
+from holdfast_metadata import require_json
+from holdfast_storage import (
+    CheckpointNotFoundError,
+    StorageBackend,
+    locate,
+)
+from holdfast_storage.commit import occupant, open_committed
+from holdfast_storage.loop import get_loop
+
+T = TypeVar("T")
+Path = str | PathLike[str]
+
+
+def save(
+    path: Path,
+    state: Any,
+    *,
+    checkpointable_name: str = STATE,
+    overwrite: bool = False,
+    custom_metadata: Mapping[str, Any] | None = None,
+    context: options.Context | None = None,
+) -> None:
+    """Saves a PyTree as a checkpoint: visible whole and durable on return, or not at all.
+
+    Args:
+        path: A path or URL; relative ones resolve against `HOLDFAST_ROOT`.
+        state: Any PyTree of arrays, PRNG keys, numbers, strings and bytes.
+        checkpointable_name: The item's name inside the checkpoint.
+        overwrite: Replace a checkpoint that is there. It stays loadable until the new one
+            is committed, and if this save fails.
+        custom_metadata: A JSON object to store beside the state.
+        context: Options of this call.
+
+    Raises:
+        FileExistsError: Something is at `path` (`CommitConflictError`: a checkpoint, or
+            `DestinationOccupiedError`: something else). It was not touched.
+        ValueError: A leaf, a name or the metadata cannot be saved. Nothing was created.
+        StorageError: The storage failed; nothing half-written is visible.
+
+    Example:
+        >>> import holdfast as hf, numpy as np
+        >>> hf.save("memory://doc/save", {"w": np.arange(3), "step": 7})
+        >>> hf.load("memory://doc/save")
+        {'step': 7, 'w': array([0, 1, 2])}
+    """
+    save_async(
+        path,
+        state,
+        checkpointable_name=checkpointable_name,
+        overwrite=overwrite,
+        custom_metadata=custom_metadata,
+        context=context,
+    ).result()
+
+
+def save_async(
+    path: Path,
+    state: Any,
+    *,
+    checkpointable_name: str = STATE,
+    overwrite: bool = False,
+    custom_metadata: Mapping[str, Any] | None = None,
+    context: options.Context | None = None,
+) -> AsyncResponse[None]:
+    """Takes a snapshot of `state` and saves it in the background; see `save`.
+
+    What cannot be saved raises here. What the storage says is told by the response. The
+    caller may change or donate its arrays as soon as this returns: NumPy arrays are
+    copied, JAX arrays on accelerators are copied to the host, and JAX arrays on the CPU are
+    held until they are written. No storage request is made before this returns.
+    """
+    refuse_several_processes()
+    chosen = options.current(context)
+    backend, final = locate(path, chosen.storage)
+    check_final(final)
+    contents = stage_state(state, checkpointable_name, custom_metadata, chosen, marker=True)
+
+    async def write() -> None:
+        await write_checkpoint(backend, final, contents, replace=overwrite)
+
+    return AsyncResponse(
+        write(), what=f"the save to {path}", deadline=chosen.asynchronous.timeout_secs
+    )
+
+
+def stage_state(
+    state: Any,
+    name: str,
+    custom_metadata: Mapping[str, Any] | None,
+    context: options.Context,
+    *,
+    marker: bool = False,
+) -> Contents:
+    """Validates everything, then snapshots a PyTree as the contents of a checkpoint."""
+    check_item_name(name)
+    if custom_metadata is not None:
+        check_custom_metadata(custom_metadata)
+    handler = PyTreeCheckpointHandler()
+    item = Item(handler.stage(PyTreeSave(state), context), handler.typestr())
+    return Contents({name: item}, custom_metadata, marker=marker)
+
+
+def check_custom_metadata(custom_metadata: Any) -> None:
+    """Refuses custom metadata that is not a JSON object.
+
+    Raises:
+        ValueError: The message says where in it and what was found.
+    """
+    if not isinstance(custom_metadata, Mapping):
+        kind = type(custom_metadata).__name__
+        raise ValueError(f"custom_metadata must be a JSON object (a dict), got {kind}")
+    require_json(dict(custom_metadata), what="custom_metadata")
+
+
+def load(
+    path: Path,
+    abstract_state: Any = None,
+    *,
+    checkpointable_name: str = AUTO,
+    context: options.Context | None = None,
+    **restore: Any,
+) -> Any:
+    """Loads a PyTree, every byte of it verified.
+
+    Without a target the tree comes back as it was saved. With one, its structure must
+    match and its leaves say what to make: arrays and `jax.ShapeDtypeStruct` give shape,
+    dtype and sharding; `...` skips a leaf; `None` takes it as saved.
+
+    Args:
+        path: A path or URL of one checkpoint, holdfast's or Orbax's.
+        abstract_state: The target; also the result of `metadata`.
+        checkpointable_name: The item; "AUTO" takes `state`, or else the first PyTree.
+        context: Options of this call.
+        **restore: Further fields of `args.PyTreeRestore`: `types`, `as_orbax`, `cast`,
+            `fallback_sharding`.
+
+    Raises:
+        FileNotFoundError: No checkpoint is committed there; the message says what is.
+        ValueError: The target does not fit (`TreeMismatchError` lists every difference),
+            or the bytes are damaged (`DamagedCheckpointError` names file and leaf).
+        KeyError: The checkpoint has no such item.
+    """
+    return load_async(
+        path, abstract_state, checkpointable_name=checkpointable_name, context=context, **restore
+    ).result()
+
+
+def load_async(
+    path: Path,
+    abstract_state: Any = None,
+    *,
+    checkpointable_name: str = AUTO,
+    context: options.Context | None = None,
+    **restore: Any,
+) -> AsyncResponse[Any]:
+    """Loads in the background; see `load`."""
+    chosen = options.current(context)
+    backend, final = locate(path, chosen.storage)
+    return load_from(
+        backend,
+        final,
+        abstract_state,
+        checkpointable_name=checkpointable_name,
+        context=chosen,
+        **restore,
+    )
+
+
+def load_from(
+    backend: StorageBackend,
+    final: str,
+    abstract_state: Any,
+    *,
+    checkpointable_name: str,
+    context: options.Context,
+    **restore: Any,
+) -> AsyncResponse[Any]:
+    """What `load_async` does once the path is resolved."""
+    if isinstance(abstract_state, CheckpointMetadata):
+        abstract_state = abstract_state.metadata
+    handler = PyTreeCheckpointHandler()
+    request = handler.prepare(PyTreeRestore(abstract_state, **restore))
+
+    async def body(stored: StoredCheckpoint) -> Any:
+        name = await stored.find_tree(checkpointable_name)
+        return await handler.fetch(stored.item_area(name), request, context)
+
+    return AsyncResponse(
+        read_checkpoint(backend, final, body),
+        what=f"the load from {backend.root}/{final}",
+        deadline=context.asynchronous.timeout_secs,
+    )
+
+
+def metadata(path: Path, *, context: options.Context | None = None) -> CheckpointMetadata:
+    """Describes a checkpoint without reading arrays and without touching devices.
+
+    Raises:
+        FileNotFoundError: No checkpoint is committed there.
+
+    Example:
+        >>> import holdfast as hf, numpy as np
+        >>> hf.save("memory://doc/metadata", {"w": np.ones((2, 3))}, custom_metadata={"run": 4})
+        >>> found = hf.metadata("memory://doc/metadata")
+        >>> found.metadata["w"].shape, found.custom_metadata
+        ((2, 3), {'run': 4})
+    """
+    return metadata_from(*locate(path, options.current(context).storage))
+
+
+def metadata_from(backend: StorageBackend, final: str) -> CheckpointMetadata:
+    """What `metadata` does once the path is resolved."""
+
+    async def body(stored: StoredCheckpoint) -> CheckpointMetadata:
+        return await describe_checkpoint(backend, stored)
+
+    return _run(read_checkpoint(backend, final, body))
+
+
+def is_checkpoint(path: Path, *, context: options.Context | None = None) -> bool:
+    """Whether a checkpoint is committed at `path`, holdfast's or Orbax's.
+
+    A folder of checkpoints is not one. Never raises for a path where nothing is; a record
+    that cannot be read raises `RecordUnreadableError`, for it is neither answer.
+    """
+    backend, final = locate(path, options.current(context).storage)
+    found = _run(occupant(backend, final))
+    if found.kind != "ours":
+        return found.kind == "orbax"
+    try:
+        _run(open_committed(backend, final))
+    except CheckpointNotFoundError:
+        return False
+    return True
+
+
+def verify(path: Path, *, context: options.Context | None = None) -> VerifyReport:
+    """Reads every file and every array chunk and compares it with what was saved.
+
+    Needs no devices and no target. Raises only if there is no checkpoint; what is damaged
+    is in the report, which is true in a condition if nothing is.
+
+    Example:
+        >>> import holdfast as hf, numpy as np
+        >>> hf.save("memory://doc/verify", {"w": np.ones(3)})
+        >>> hf.verify("memory://doc/verify").ok
+        True
+    """
+    chosen = options.current(context)
+    backend, final = locate(path, chosen.storage)
+    return _run(verify_checkpoint(backend, final, chosen))
+
+
+def delete(path: Path, *, missing_ok: bool = False, context: options.Context | None = None) -> bool:
+    """Deletes one committed holdfast checkpoint: first un-commits it, then removes its data.
+
+    Args:
+        path: A path or URL of the checkpoint itself, never of a run.
+        missing_ok: Return False instead of raising if none is there.
+        context: Options of this call.
+
+    Returns:
+        Whether there was one.
+
+    Raises:
+        FileNotFoundError: No checkpoint is committed there.
+        CommitConflictError: It was replaced meanwhile; the new one was not touched.
+    """
+    backend, final = locate(path, options.current(context).storage)
+
+    async def remove() -> None:
+        record = (await open_committed(backend, final, check_whole=False)).record
+        strategy = await backend.commit_strategy()
+        await strategy.retire(final, expected=str(record.attempt))
+
+    try:
+        _run(remove())
+    except CheckpointNotFoundError:
+        if missing_ok:
+            return False
+        raise
+    return True
+
+
+def _run(awaitable: Awaitable[T]) -> T:
+    async def wrap() -> T:
+        return await awaitable
+
+    return get_loop().run(wrap())
+
+
+__all__: Sequence[str] = [
+    "delete",
+    "is_checkpoint",
+    "load",
+    "load_async",
+    "metadata",
+    "save",
+    "save_async",
+    "verify",
+]

@@ -1,0 +1,1 @@
+"""Handlers: one kind of item each."""

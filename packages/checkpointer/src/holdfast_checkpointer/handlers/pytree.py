@@ -1,0 +1,210 @@
+"""PyTrees: the handler that nearly every checkpoint uses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from holdfast_checkpointer.args import PyTreeRestore, PyTreeSave
+from holdfast_checkpointer.arrays.options import ArraySaveOptions
+from holdfast_checkpointer.arrays.read import ArrayReader, ArrayRequest
+from holdfast_checkpointer.arrays.snapshot import StagedArray, snapshot_all
+from holdfast_checkpointer.arrays.write import ArrayRecord, write_arrays
+from holdfast_checkpointer.handlers.base import CheckpointHandler, ItemRecord, StagedItem
+from holdfast_checkpointer.items.describe import DescribedTree, describe, documents, inline_value
+from holdfast_checkpointer.items.fetch import Placing, fetch
+from holdfast_checkpointer.items.metadata import ArrayMetadata, NumpyMetadata, ScalarMetadata
+from holdfast_checkpointer.items.stored import StoredItem, open_item
+from holdfast_checkpointer.options import Context
+from holdfast_checkpointer.trees.match import (
+    Target,
+    key_dtype,
+    match,
+    take_target,
+    want_as_saved,
+)
+from holdfast_checkpointer.trees.paths import show
+from holdfast_checkpointer.trees.rebuild import rebuild
+from holdfast_metadata import DIGESTS_DIR, TREE_FILE, LeafSpec, MetadataError, dtype_from_name
+from holdfast_metadata.orbax import (
+    ARRAY_METADATA_DIR,
+    ITEM_METADATA_FILE,
+    SHARDING_FILE,
+    STRINGS_FILE,
+)
+from holdfast_storage import DamagedCheckpointError, ReadArea, WriteArea
+
+_PROCESS = "process_0"
+
+
+@dataclass(frozen=True)
+class _Request:
+    args: PyTreeRestore
+    target: Target | None
+    placing: Placing
+
+
+class PyTreeCheckpointHandler(CheckpointHandler):
+    """Saves any PyTree of arrays, PRNG keys, numbers, strings and bytes, losslessly."""
+
+    save_args = PyTreeSave
+    restore_args = PyTreeRestore
+    recorded_as = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTreeCheckpointHandler"
+
+    def stage(self, args: Any, context: Context) -> StagedItem:
+        """Describes the tree and takes a snapshot of its arrays.
+
+        Raises:
+            UnsupportedLeafError: Lists every leaf that cannot be saved.
+        """
+        described = describe(args.item)
+        arrays = snapshot_all(described.arrays())
+        handler = f"{type(self).__module__}.{type(self).__qualname__}"
+        return _StagedPyTree(described, arrays, context.array.saving, handler)
+
+    def prepare(self, args: Any) -> Any:
+        """Takes the target apart, and captures where the caller's thread puts arrays.
+
+        Raises:
+            ValueError: An argument is not one of those accepted.
+        """
+        if args.cast not in ("safe", "unsafe"):
+            raise ValueError(f"cast must be 'safe' or 'unsafe', got {args.cast!r}")
+        target = None if args.item is None else take_target(args.item)
+        unsafe = args.cast == "unsafe"
+        return _Request(
+            args, target, Placing.of_caller(fallback=args.fallback_sharding, unsafe=unsafe)
+        )
+
+    async def fetch(self, area: ReadArea, request: Any, context: Context) -> Any:
+        """Reads the tree, or what the target wants of it; see `load`."""
+        item = await open_item(area)
+        root = item.tree.root
+        args = request.args
+        if request.target is None:
+            wants = want_as_saved(root)
+        else:
+            wants = match(request.target, root, cast=args.cast, orbax=not item.ours)
+        leaves = await fetch(item, wants, request.placing, context.array.loading)
+        if request.target is not None:
+            return jax.tree_util.tree_unflatten(request.target.treedef, leaves)
+        return rebuild(root, leaves, types=args.types, as_orbax=args.as_orbax)
+
+    async def describe(self, area: ReadArea) -> Any:
+        """The tree with `ArrayMetadata` for arrays and the values of scalars."""
+        item = await open_item(area, digests=False)
+        specs = [spec for _, spec in item.tree.leaves()]
+        if item.ours:
+            return rebuild(item.tree.root, [_metadata(spec) for spec in specs])
+        reader = ArrayReader(area.kv_target(), item.layout, Context().array.loading)
+        leaves = [await _orbax_metadata(reader, spec) for spec in specs]
+        return rebuild(item.tree.root, leaves)
+
+    async def orbax_reason(self, area: ReadArea) -> str | None:
+        """Why Orbax cannot read the item; None if it can."""
+        if TREE_FILE not in await area.names():
+            return None
+        return (await open_item(area, digests=False)).tree.orbax_unreadable
+
+    async def verify(self, area: ReadArea, context: Context) -> tuple[int, list[str]]:
+        """Reads every array; returns how many, and what is damaged, in words."""
+        item = await open_item(area)
+        reader = ArrayReader(area.kv_target(), item.layout, context.array.loading, label=area.label)
+        problems = []
+        stored = [(path, spec) for path, spec in item.tree.leaves() if _has_array(spec)]
+        for path, spec in stored:
+            digests = item.digests.get(str(spec.name))
+            if item.ours and digests is None:
+                problems.append(f"{show(path)}: its digests are missing")
+                continue
+            request = ArrayRequest(
+                name=str(spec.name),
+                leaf=show(path),
+                shape=digests.shape if digests else None,
+                dtype=digests.dtype if digests else None,
+                chunk_shape=digests.chunk_shape if digests else None,
+                digests=digests.digests if digests else None,
+            )
+            try:
+                await reader.read([request])
+            except DamagedCheckpointError as error:
+                problems.append(str(error))
+        return len(stored), problems
+
+
+def _has_array(spec: LeafSpec) -> bool:
+    return spec.name is not None and spec.kind != "str"
+
+
+def _metadata(spec: LeafSpec) -> Any:
+    match spec.kind:
+        case "jax.Array":
+            dtype = dtype_from_name(str(spec.dtype))
+            return ArrayMetadata(spec.shape or (), dtype, spec.sharding, spec.chunk_shape)
+        case "prng_key":
+            dtype = key_dtype(str(spec.key_impl))
+            return ArrayMetadata(spec.shape or (), dtype, spec.sharding, spec.chunk_shape)
+        case "np.ndarray":
+            return NumpyMetadata(
+                spec.shape or (), dtype_from_name(str(spec.dtype)), spec.chunk_shape
+            )
+    return inline_value(spec)
+
+
+async def _orbax_metadata(reader: ArrayReader, spec: LeafSpec) -> Any:
+    if spec.kind == "str":
+        return inline_value(spec)
+    found = await reader.describe(str(spec.name), str(spec.name))
+    if spec.kind == "scalar":
+        return ScalarMetadata(found.dtype)
+    if spec.kind == "np.ndarray":
+        return NumpyMetadata(found.shape, found.dtype, found.chunk_shape)
+    if spec.kind == "prng_key":
+        dtype = key_dtype(str(spec.key_impl))
+        rank = len(found.shape) - 1
+        return ArrayMetadata(found.shape[:rank], dtype, spec.sharding, found.chunk_shape)
+    return ArrayMetadata(found.shape, found.dtype, spec.sharding, found.chunk_shape)
+
+
+@dataclass(frozen=True)
+class _StagedPyTree(StagedItem):
+    described: DescribedTree
+    arrays: Sequence[StagedArray]
+    options: ArraySaveOptions
+    handler: str
+
+    async def write(self, area: WriteArea) -> ItemRecord:
+        records = await write_arrays(area.kv_target(), self.arrays, self.options, label=area.label)
+        return ItemRecord(self.described.orbax_reason, records)
+
+    async def finish(self, area: WriteArea, records: Sequence[ItemRecord]) -> None:
+        written: list[ArrayRecord] = [array for record in records for array in record.detail]
+        missing = {array.name for array in self.arrays} - {record.name for record in written}
+        if missing:
+            raise MetadataError(f"no process wrote the arrays {sorted(missing)[:5]}")
+        # Encoding thousands of leaves is work for the CPU: not on the storage loop.
+        files = await asyncio.to_thread(self._encode, written)
+        for name, data in files.items():
+            folder, _, file = name.rpartition("/")
+            await (area.child(folder) if folder else area).put(file, data)
+
+    def _encode(self, written: Sequence[ArrayRecord]) -> dict[str, bytes]:
+        found = documents(self.described, written, self.handler)
+        files = {
+            TREE_FILE: found.tree.to_bytes(),
+            f"{DIGESTS_DIR}/{_PROCESS}": found.digests.to_bytes(),
+            ITEM_METADATA_FILE: found.metadata.to_bytes(),
+        }
+        if found.array_metadata.entries:
+            files[SHARDING_FILE] = found.shardings.to_bytes()
+            files[f"{ARRAY_METADATA_DIR}/{_PROCESS}"] = found.array_metadata.to_bytes()
+        if found.strings is not None:
+            files[STRINGS_FILE] = found.strings.to_bytes()
+        return files
+
+
+__all__ = ["PyTreeCheckpointHandler", "StoredItem"]

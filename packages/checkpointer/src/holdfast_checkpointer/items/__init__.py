@@ -1,0 +1,1 @@
+"""One PyTree item on storage: its documents, in holdfast's words and in Orbax's."""

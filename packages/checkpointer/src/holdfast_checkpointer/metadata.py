@@ -1,0 +1,85 @@
+"""What `metadata` returns: a checkpoint described without reading its arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from holdfast_checkpointer.engine.layout import StoredCheckpoint
+from holdfast_checkpointer.engine.names import METRICS
+from holdfast_checkpointer.handlers.pytree import PyTreeCheckpointHandler
+from holdfast_metadata.orbax import ITEM_METADATA_FILE
+from holdfast_storage import StorageBackend
+
+
+@dataclass(frozen=True)
+class CheckpointMetadata:
+    """A checkpoint, described.
+
+    Attributes:
+        path: Its URL or path.
+        metadata: The PyTree of `state` (or the first PyTree), with `ArrayMetadata` for
+            arrays and the values themselves for numbers, strings and bytes. It can be
+            given to `load` as the target. None if the checkpoint holds no PyTree.
+        items: The same for every item, by name; "" in the flat layout. An item that is
+            no PyTree is None.
+        custom_metadata: What the caller stored beside the state.
+        init_timestamp_nsecs: When the save began, by the writer's clock, if known.
+        commit_timestamp_nsecs: When it was committed, by the writer's clock, if known.
+        orbax_readable: Why Orbax cannot read an item, by name; None where it can.
+        data_url: The directory that Orbax opens.
+    """
+
+    path: str
+    metadata: Any
+    items: Mapping[str, Any] = field(default_factory=dict)
+    custom_metadata: Mapping[str, Any] = field(default_factory=dict)
+    init_timestamp_nsecs: int | None = None
+    commit_timestamp_nsecs: int | None = None
+    orbax_readable: Mapping[str, str | None] = field(default_factory=dict)
+    data_url: str = ""
+
+    @property
+    def init_timestamp(self) -> datetime | None:
+        """`init_timestamp_nsecs` in UTC."""
+        return _moment(self.init_timestamp_nsecs)
+
+    @property
+    def commit_timestamp(self) -> datetime | None:
+        """`commit_timestamp_nsecs` in UTC."""
+        return _moment(self.commit_timestamp_nsecs)
+
+
+async def describe_checkpoint(
+    backend: StorageBackend, stored: StoredCheckpoint
+) -> CheckpointMetadata:
+    """Describes every item of an opened checkpoint."""
+    handler = PyTreeCheckpointHandler()
+    items: dict[str, Any] = {}
+    reasons: dict[str, str | None] = {}
+    for name in stored.items:
+        area = stored.item_area(name)
+        if name == METRICS:
+            continue
+        if ITEM_METADATA_FILE not in await area.names():
+            items[name] = None
+            continue
+        items[name] = await handler.describe(area)
+        reasons[name] = await handler.orbax_reason(area)
+    chosen = await stored.find_tree() if any(v is not None for v in items.values()) else None
+    return CheckpointMetadata(
+        path=f"{backend.root.rstrip('/')}/{stored.final}",
+        metadata=None if chosen is None else items[chosen],
+        items=items,
+        custom_metadata=stored.step.custom_metadata or {},
+        init_timestamp_nsecs=stored.step.init_timestamp_nsecs,
+        commit_timestamp_nsecs=stored.step.commit_timestamp_nsecs,
+        orbax_readable=reasons,
+        data_url=stored.area.label,
+    )
+
+
+def _moment(nanoseconds: int | None) -> datetime | None:
+    return None if nanoseconds is None else datetime.fromtimestamp(nanoseconds / 1e9, UTC)

@@ -1,0 +1,1 @@
+"""PyTrees: taking them apart, describing them, comparing them, putting them together."""

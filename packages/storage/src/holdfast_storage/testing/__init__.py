@@ -1,0 +1,1 @@
+"""Conformance kit: what a backend or a commit strategy must show."""

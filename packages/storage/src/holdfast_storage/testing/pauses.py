@@ -1,0 +1,170 @@
+"""Stopping an actor at one numbered call: by a crash, a lost reply, or a pause."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from holdfast_storage import errors
+from holdfast_storage.backend import StorageBackend
+from holdfast_storage.values import (
+    ByteRange,
+    KvTarget,
+    Listing,
+    ObjectInfo,
+    ObjectVersion,
+    Precondition,
+)
+
+if TYPE_CHECKING:
+    from holdfast_storage.commit.strategy import CommitStrategy
+
+T = TypeVar("T")
+
+
+class SimulatedCrash(BaseException):
+    """The process died here. No `except Exception` may see it."""
+
+
+class Fault(enum.Enum):
+    """What happens at a numbered call."""
+
+    CRASH = "crash before the effect"
+    LOSE_REPLY = "the effect happens, the reply is lost"
+    REFUSE = "nothing happens, the store answers 503"
+    PAUSE = "wait before the effect until resumed"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call that was counted."""
+
+    number: int
+    operation: str
+    key: str
+
+
+class NumberedBackend(StorageBackend):
+    """One actor's view of a store that others share.
+
+    Mutating calls are numbered from 1. `delete_prefix` is taken apart, so that every
+    single removal is a point of its own.
+
+    Args:
+        inner: The store.
+        faults: What happens at which call.
+        reads: Number the reads too.
+    """
+
+    scheme: ClassVar[str] = "numbered"
+
+    def __init__(
+        self,
+        inner: StorageBackend,
+        faults: dict[int, Fault] | None = None,
+        *,
+        reads: bool = False,
+    ) -> None:
+        self._inner = inner
+        self.faults = dict(faults or {})
+        self.root = inner.root
+        self.capabilities = inner.capabilities
+        self.hints = inner.hints
+        self.calls: list[Call] = []
+        self.crashed = False
+        self.reached = asyncio.Event()
+        self.resume = asyncio.Event()
+        self._reads = reads
+
+    async def _numbered(
+        self, operation: str, key: str, act: Callable[[], Awaitable[T]], *, mutates: bool = True
+    ) -> T:
+        self._still_alive()
+        if not mutates and not self._reads:
+            return await act()
+        self.calls.append(Call(len(self.calls) + 1, operation, key))
+        fault = self.faults.get(len(self.calls))
+        if fault is Fault.CRASH:
+            self.crashed = True
+            self._still_alive()
+        if fault is Fault.REFUSE:
+            raise errors.TransientStorageError("injected: 503", key=key, root=self.root)
+        if fault is Fault.PAUSE:
+            self.reached.set()
+            await self.resume.wait()
+        result = await act()
+        if fault is Fault.LOSE_REPLY:
+            raise errors.TransientStorageError("injected: lost reply", key=key, root=self.root)
+        return result
+
+    def _still_alive(self) -> None:
+        if self.crashed:
+            raise SimulatedCrash
+
+    async def get(self, key: str, *, byte_range: ByteRange | None = None) -> bytes:
+        """See `StorageBackend.get`."""
+        return await self._numbered(
+            "get", key, lambda: self._inner.get(key, byte_range=byte_range), mutates=False
+        )
+
+    async def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        condition: Precondition | None = None,
+        durable: bool = True,
+        parents: bool = True,
+    ) -> ObjectVersion:
+        """See `StorageBackend.put`."""
+        how: dict[str, Any] = {"condition": condition, "durable": durable, "parents": parents}
+        return await self._numbered("put", key, lambda: self._inner.put(key, data, **how))
+
+    async def stat(self, key: str) -> ObjectInfo:
+        """See `StorageBackend.stat`."""
+        return await self._numbered("stat", key, lambda: self._inner.stat(key), mutates=False)
+
+    async def delete(self, key: str) -> None:
+        """See `StorageBackend.delete`."""
+        await self._numbered("delete", key, lambda: self._inner.delete(key))
+
+    async def walk(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        """See `StorageBackend.walk`."""
+
+        async def collect() -> list[ObjectInfo]:
+            return [info async for info in self._inner.walk(prefix)]
+
+        for info in await self._numbered("walk", prefix, collect, mutates=False):
+            yield info
+
+    async def children(self, prefix: str) -> Listing:
+        """See `StorageBackend.children`."""
+        return await self._numbered(
+            "children", prefix, lambda: self._inner.children(prefix), mutates=False
+        )
+
+    async def rename_prefix(self, source: str, destination: str) -> None:
+        """See `StorageBackend.rename_prefix`."""
+        await self._numbered(
+            "rename", source, lambda: self._inner.rename_prefix(source, destination)
+        )
+
+    async def exchange_prefix(self, first: str, second: str) -> None:
+        """See `StorageBackend.exchange_prefix`."""
+        await self._numbered("exchange", first, lambda: self._inner.exchange_prefix(first, second))
+
+    async def sync_prefix(self, prefix: str) -> None:
+        """See `StorageBackend.sync_prefix`."""
+        await self._numbered("sync", prefix, lambda: self._inner.sync_prefix(prefix))
+
+    def kv_target(self, prefix: str) -> KvTarget:
+        """See `StorageBackend.kv_target`."""
+        return self._inner.kv_target(prefix)
+
+    async def commit_strategy(self) -> CommitStrategy:
+        """The inner store's strategy, acting through this view."""
+        kind: Callable[[StorageBackend], CommitStrategy] = type(await self._inner.commit_strategy())
+        return kind(self)

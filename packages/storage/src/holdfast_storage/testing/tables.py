@@ -1,0 +1,176 @@
+"""A store in a dictionary whose capabilities are chosen: every strategy in one process.
+
+Calls are atomic and time moves by one second with each write, so a run is repeatable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from holdfast_storage import errors, keys
+from holdfast_storage.backend import StorageBackend
+from holdfast_storage.values import (
+    ByteRange,
+    Capabilities,
+    IfAbsent,
+    IfVersion,
+    IoHints,
+    KvTarget,
+    Listing,
+    ObjectInfo,
+    ObjectVersion,
+    Precondition,
+)
+
+if TYPE_CHECKING:
+    from holdfast_storage.commit.strategy import CommitStrategy
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    data: bytes
+    tick: int
+
+
+class TableBackend(StorageBackend):
+    """Objects in a dictionary.
+
+    Args:
+        rename: Offer `rename_prefix`; the commit strategy is then `RenameCommit`.
+        exchange: Offer `exchange_prefix`.
+        swap: Offer compare-and-swap.
+    """
+
+    scheme: ClassVar[str] = "table"
+
+    def __init__(self, *, rename: bool = False, exchange: bool = False, swap: bool = True) -> None:
+        self.root = "table://test"
+        self.capabilities = Capabilities(
+            create_if_absent=True,
+            compare_and_swap=swap,
+            rename_prefix=rename,
+            exchange_prefix=exchange,
+        )
+        self.hints = IoHints(target_file_bytes=1 << 20, max_concurrency=4, coalesce_bytes=0)
+        self.objects: dict[str, _Stored] = {}
+        self._tick = 0
+
+    def _info(self, key: str) -> ObjectInfo:
+        found = self.objects[key]
+        version = ObjectVersion(str(found.tick))
+        return ObjectInfo(key, len(found.data), version, float(found.tick))
+
+    def _absent(self, key: str) -> errors.ObjectNotFoundError:
+        return errors.ObjectNotFoundError("no such object", key=key, root=self.root)
+
+    def _below(self, prefix: str) -> list[str]:
+        return sorted(key for key in self.objects if keys.is_under(key, prefix))
+
+    async def get(self, key: str, *, byte_range: ByteRange | None = None) -> bytes:
+        """See `StorageBackend.get`."""
+        await asyncio.sleep(0)
+        if key not in self.objects:
+            raise self._absent(key)
+        data = self.objects[key].data
+        return data if byte_range is None else data[byte_range.start : byte_range.stop]
+
+    async def put(
+        self,
+        key: str,
+        data: bytes,
+        *,
+        condition: Precondition | None = None,
+        durable: bool = True,
+        parents: bool = True,
+    ) -> ObjectVersion:
+        """See `StorageBackend.put`."""
+        keys.check_key(key, root=self.root)
+        await asyncio.sleep(0)
+        self._check(key, condition)
+        folder = keys.parent(key)
+        if self.capabilities.rename_prefix and not parents and folder and not self._below(folder):
+            raise self._absent(key)
+        self._tick += 1
+        self.objects[key] = _Stored(bytes(data), self._tick)
+        return self._info(key).version
+
+    def _check(self, key: str, condition: Precondition | None) -> None:
+        if isinstance(condition, IfAbsent) and key in self.objects:
+            raise errors.ObjectExistsError("the object exists", key=key, root=self.root)
+        if isinstance(condition, IfVersion):
+            if not self.capabilities.compare_and_swap:
+                raise errors.UnsupportedOperationError("no compare-and-swap", key=key)
+            if key not in self.objects or self._info(key).version != condition.version:
+                raise errors.PreconditionFailedError("another version", key=key, root=self.root)
+
+    async def stat(self, key: str) -> ObjectInfo:
+        """See `StorageBackend.stat`."""
+        await asyncio.sleep(0)
+        if key not in self.objects:
+            raise self._absent(key)
+        return self._info(key)
+
+    async def delete(self, key: str) -> None:
+        """See `StorageBackend.delete`."""
+        await asyncio.sleep(0)
+        self.objects.pop(key, None)
+
+    async def walk(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        """See `StorageBackend.walk`."""
+        await asyncio.sleep(0)
+        for key in self._below(prefix):
+            if key in self.objects:
+                yield self._info(key)
+
+    async def children(self, prefix: str) -> Listing:
+        """See `StorageBackend.children`."""
+        await asyncio.sleep(0)
+        prefixes, objects = set(), []
+        for key in self._below(prefix):
+            head, slash, _ = keys.relative(key, prefix).partition("/")
+            if slash:
+                prefixes.add(keys.join(prefix, head))
+            else:
+                objects.append(self._info(key))
+        return Listing(tuple(sorted(prefixes)), tuple(objects))
+
+    async def rename_prefix(self, source: str, destination: str) -> None:
+        """See `StorageBackend.rename_prefix`."""
+        if not self.capabilities.rename_prefix:
+            await super().rename_prefix(source, destination)
+        await asyncio.sleep(0)
+        moving = self._below(source)
+        if not moving:
+            raise self._absent(source)
+        if destination in self.objects or self._below(destination):
+            raise errors.ObjectExistsError("not empty", key=destination, root=self.root)
+        folder = keys.parent(destination)
+        if folder and not self._below(folder):
+            raise self._absent(folder)
+        for key in moving:
+            self.objects[keys.join(destination, keys.relative(key, source))] = self.objects.pop(key)
+
+    async def exchange_prefix(self, first: str, second: str) -> None:
+        """See `StorageBackend.exchange_prefix`."""
+        if not self.capabilities.exchange_prefix:
+            await super().exchange_prefix(first, second)
+        await asyncio.sleep(0)
+        one, two = self._below(first), self._below(second)
+        if not one or not two:
+            raise self._absent(first if not one else second)
+        moved = {keys.join(second, keys.relative(k, first)): self.objects.pop(k) for k in one}
+        moved |= {keys.join(first, keys.relative(k, second)): self.objects.pop(k) for k in two}
+        self.objects |= moved
+
+    def kv_target(self, prefix: str) -> KvTarget:
+        """See `StorageBackend.kv_target`. Nothing reaches a dictionary from outside."""
+        return KvTarget({"driver": "none", "path": f"{prefix}/"}, {}, self.hints)
+
+    async def commit_strategy(self) -> CommitStrategy:
+        """The strategy that the capabilities allow."""
+        from holdfast_storage.commit import PointerCommit, RenameCommit
+
+        return RenameCommit(self) if self.capabilities.rename_prefix else PointerCommit(self)
