@@ -13,7 +13,7 @@ from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
 from holdfast_storage.commit import list_committed, open_committed, read_record, verify
 from holdfast_storage.testing.history import History, files_of, strategy_for, until_paused
-from holdfast_storage.testing.pauses import Fault, NumberedBackend
+from holdfast_storage.testing.pauses import MUTATIONS, Fault, NumberedBackend
 from holdfast_storage.testing.tables import TableBackend
 
 SCENARIOS = [("save", False), ("overwrite", True), ("retire", True), ("sweep", True)]
@@ -324,15 +324,19 @@ class CommitTests:
     ) -> None:
         if not self.thorough:
             pytest.skip("thousands of runs: for stores in memory")
-        for number in itertools.count(1):
+        for number in await self._mutations(backend, what, committed):
             for stop in itertools.count(0):
-                more_calls, paused = await self._interleave(
-                    backend, what, committed, other, number, stop
-                )
-                if not more_calls:
-                    return
-                if not paused and stop:
+                faults = {number: Fault.LOSE_REPLY, number + 1: Fault.PAUSE}
+                stopped = await self._interleave(backend, what, committed, other, faults, stop)
+                if stop and not stopped:
                     break
+
+    async def _mutations(self, backend: StorageBackend, what: str, committed: bool) -> list[int]:
+        """The numbers of an actor's mutating calls, reads counted."""
+        history = await self._fresh(backend, committed=committed, dead=what == "sweep")
+        view = NumberedBackend(backend, reads=True)
+        await history.act(what, view, "A")
+        return [call.number for call in view.calls if call.operation in MUTATIONS]
 
     async def _interleave(
         self,
@@ -340,22 +344,17 @@ class CommitTests:
         what: str,
         committed: bool,
         other: str,
-        number: int,
+        faults: dict[int, Fault],
         stop: int,
-    ) -> tuple[bool, bool]:
-        """A loses a reply and pauses, B stops half way, A ends, B ends.
-
-        Returns:
-            Whether A made the call, and whether B stopped at its own.
-        """
+    ) -> bool:
+        """A loses a reply and pauses, B stops half way, A ends, B ends; whether B stopped."""
         history = await self._fresh(backend, committed=committed, dead=what == "sweep")
-        faults = {number: Fault.LOSE_REPLY, number + 1: Fault.PAUSE}
         first = NumberedBackend(backend, faults, reads=True)
         second = NumberedBackend(backend, {stop: Fault.PAUSE})
         one = asyncio.ensure_future(history.act(what, first, "A"))
         await until_paused(one, first)
         two = asyncio.ensure_future(history.act(other, second, "B"))
-        paused = await until_paused(two, second)
+        stopped = await until_paused(two, second)
         first.resume.set()
         await one
         second.resume.set()
@@ -363,7 +362,7 @@ class CommitTests:
         await history.judge(backend)
         await history.overwrite(backend, "later")
         assert await history.committed(backend) == "later", (first.calls, second.calls)
-        return len(first.calls) >= number, paused
+        return stopped
 
     @pytest.mark.parametrize("other", ["overwrite", "retire"])
     async def test_a_reader_paused_anywhere_sees_one_attempt_or_a_deleted_one(

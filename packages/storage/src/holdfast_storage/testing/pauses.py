@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from holdfast_storage.commit.strategy import CommitStrategy
 
 T = TypeVar("T")
+MUTATIONS = frozenset(("put", "delete", "rename", "exchange"))
 
 
 class SimulatedCrash(BaseException):
