@@ -5,6 +5,11 @@ there is a `FileNotFoundError`, one that is in the way a `FileExistsError`, a ta
 does not fit a `ValueError`.
 """
 
+from holdfast_checkpointer.errors import (
+    PlacementError,
+    TreeMismatchError,
+    UnsupportedLeafError,
+)
 from holdfast_manager.errors import StepAlreadyExistsError, StepNotFoundError
 from holdfast_metadata.errors import HoldfastError, MetadataError, NewerFormatError
 from holdfast_storage.errors import (
@@ -51,6 +56,7 @@ __all__ = [
     "NewerFormatError",
     "ObjectExistsError",
     "ObjectNotFoundError",
+    "PlacementError",
     "PreconditionFailedError",
     "RecordUnreadableError",
     "StepAlreadyExistsError",
@@ -60,6 +66,8 @@ __all__ = [
     "StoragePermissionError",
     "StorageTimeoutError",
     "TransientStorageError",
+    "TreeMismatchError",
     "UnknownSchemeError",
+    "UnsupportedLeafError",
     "UnsupportedOperationError",
 ]
