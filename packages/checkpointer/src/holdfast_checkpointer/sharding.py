@@ -81,7 +81,8 @@ def _named(stored: Mapping[str, Any], devices: Sequence[jax.Device]) -> NamedSha
         types = tuple(AxisType[kind.rpartition(".")[2]] for kind in kinds)
     names = tuple(stored["axis_names"])
     parts = [tuple(p) if isinstance(p, list) else p for p in stored["partition_spec"]]
-    return NamedSharding(Mesh(grid.reshape(shape), names, axis_types=types), PartitionSpec(*parts))
+    spec = PartitionSpec(*parts)  # type: ignore[no-untyped-call]
+    return NamedSharding(Mesh(grid.reshape(shape), names, axis_types=types), spec)
 
 
 def _flat_ids(mesh: Any) -> list[int]:

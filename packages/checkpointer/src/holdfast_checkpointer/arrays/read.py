@@ -113,8 +113,9 @@ class ArrayReader:
         """
         with failures.reading(leaf, self._label):
             array = await self._open(name)
-            chunk = tuple(array.chunk_layout.read_chunk.shape or array.shape)
-            return StoredShape(tuple(array.shape), np.dtype(array.dtype.numpy_dtype), chunk)
+            return StoredShape(
+                tuple(array.shape), np.dtype(array.dtype.numpy_dtype), _chunk_of(array)
+            )
 
     async def _open(self, name: str) -> ts.TensorStore:
         spec = formats.array_spec(self._target, name, self._layout)
@@ -158,13 +159,13 @@ class ArrayReader:
         dtype = dtype_from_name(request.dtype)
         value = result.value
         if len(value) != math.prod(request.shape) * dtype.itemsize:
-            return None  # compressed, or not ours: the array's own metadata will tell
+            return None  # compressed: the array's own metadata will tell
         array = aligned_empty(request.shape, dtype)
         array.reshape(-1).view(np.uint8)[:] = np.frombuffer(value, np.uint8)
         if self._options.verify:
             expected = request.digests.get(plan.chunk_name((0,) * len(request.shape)))
             if digest_array(array) != expected:
-                raise self._damaged(request, "its bytes are not those that were saved")
+                return None  # damaged, or compressed to just this length: likewise
         return [array]
 
     async def _read_one(self, request: ArrayRequest) -> Parts:
@@ -190,8 +191,7 @@ class ArrayReader:
     ) -> np.ndarray[Any, Any]:
         shape = tuple(array.shape)
         stored = np.dtype(array.dtype.numpy_dtype)
-        chunk = request.chunk_shape or tuple(array.chunk_layout.read_chunk.shape or shape)
-        chunk = tuple(max(1, size) for size in chunk)
+        chunk = request.chunk_shape or _chunk_of(array)
         buffer = aligned_empty(plan.extent(region), stored)
         tasks = [
             asyncio.ensure_future(
@@ -224,7 +224,8 @@ class ArrayReader:
             for a, b in zip(part, region, strict=True)
         )
         verify = self._options.verify and request.digests is not None
-        target = buffer[plan.within(wanted, region)]
+        # The ellipsis keeps a rank-0 buffer a view: without it NumPy gives a copy.
+        target = buffer[(*plan.within(wanted, region), ...)]
         direct = not verify or wanted == part
         if not direct:
             target = np.empty(plan.extent(part), buffer.dtype)
@@ -255,3 +256,11 @@ class ArrayReader:
             file=request.name,
             root=self._label,
         )
+
+
+def _chunk_of(array: ts.TensorStore) -> plan.Shape:
+    """The chunk shape that an array itself tells; the whole array where it does not."""
+    told = array.chunk_layout.read_chunk.shape or array.shape
+    return tuple(
+        max(1, size if part is None else part) for part, size in zip(told, array.shape, strict=True)
+    )

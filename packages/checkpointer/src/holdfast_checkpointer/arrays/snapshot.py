@@ -69,7 +69,8 @@ def snapshot_all(named: Sequence[tuple[str, Any]]) -> list[StagedArray]:
 
 
 def _on_cpu(value: jax.Array) -> bool:
-    return all(device.platform == "cpu" for device in value.sharding.device_set)
+    devices: set[Any] = value.sharding.device_set
+    return all(device.platform == "cpu" for device in devices)
 
 
 def _snapshot(name: str, value: Any) -> StagedArray:

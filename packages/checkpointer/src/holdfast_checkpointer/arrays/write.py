@@ -53,8 +53,8 @@ class _Chunk:
 
 
 def storage_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype that an array has on disk: its own, or bytes where zarr3 does not know it."""
-    return dtype if formats.storable(dtype_name(dtype)) else np.dtype(np.uint8)
+    """The dtype that an array has on disk: its own, or its bits where zarr3 does not know it."""
+    return dtype if formats.storable(dtype_name(dtype)) else np.dtype(f"uint{8 * dtype.itemsize}")
 
 
 async def write_arrays(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
-from holdfast_checkpointer.args import PyTreeRestore, PyTreeSave
+from holdfast_checkpointer.args import CheckpointArgs, PyTreeRestore, PyTreeSave
 from holdfast_checkpointer.arrays.options import ArraySaveOptions
 from holdfast_checkpointer.arrays.read import ArrayReader, ArrayRequest
 from holdfast_checkpointer.arrays.snapshot import StagedArray, snapshot_all
@@ -51,8 +51,8 @@ class _Request:
 class PyTreeCheckpointHandler(CheckpointHandler):
     """Saves any PyTree of arrays, PRNG keys, numbers, strings and bytes, losslessly."""
 
-    save_args = PyTreeSave
-    restore_args = PyTreeRestore
+    save_args: ClassVar[type[CheckpointArgs]] = PyTreeSave
+    restore_args: ClassVar[type[CheckpointArgs]] = PyTreeRestore
     recorded_as = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTreeCheckpointHandler"
 
     def stage(self, args: Any, context: Context) -> StagedItem:

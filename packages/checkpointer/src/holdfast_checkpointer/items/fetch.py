@@ -45,10 +45,10 @@ class Placing:
     @classmethod
     def of_caller(cls, *, fallback: Any = None, unsafe: bool = False) -> Placing:
         """Captures the caller's thread."""
-        default = jax.config.jax_default_device
+        default: Any = jax.config.values["jax_default_device"]
         if default is None or isinstance(default, str):
             default = jax.local_devices(backend=default)[0]
-        x64 = bool(jax.config.jax_enable_x64)
+        x64 = _x64_enabled()
         return cls(jax.sharding.SingleDeviceSharding(default), fallback, x64, unsafe)
 
 
@@ -84,10 +84,15 @@ async def fetch(
     return [next(arrays) if _is_stored(want) else _inline(want) for want in wants]
 
 
+def _x64_enabled() -> bool:
+    """Whether JAX holds 64-bit types in this thread, by what it makes of one."""
+    return jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+
+
 @contextlib.contextmanager
 def _x64(enabled: bool) -> Iterator[None]:
     """The caller's 64-bit mode: JAX keeps it per thread."""
-    if bool(jax.config.jax_enable_x64) == enabled:
+    if _x64_enabled() == enabled:
         yield
         return
     with jax.enable_x64(enabled):
@@ -205,7 +210,9 @@ class _Places:
             return place.Placement(None, dtype)
         self._check_x64(want, dtype)
         weak = want.form == "saved" and spec.weak_type
-        return place.Placement(self._sharding(want, spec), dtype, weak)
+        sharding = self._sharding(want, spec)
+        _check_fits(want, sharding)
+        return place.Placement(sharding, dtype, weak)
 
     def _sharding(self, want: Want, spec: LeafSpec) -> Any:
         if want.sharding is not None:
@@ -239,6 +246,16 @@ class _Places:
             )
 
 
+def _check_fits(want: Want, sharding: Any) -> None:
+    shape = _physical_shape(want)
+    try:
+        sharding.shard_shape(shape)
+    except (ValueError, IndexError, AttributeError) as error:
+        raise PlacementError(
+            f"{show(want.path)} of shape {list(shape)} cannot be placed as {sharding}: {error}"
+        ) from error
+
+
 def _for_data(sharding: Any, spec: LeafSpec) -> Any:
     """The sharding of a PRNG key's data: the key's own, and the data's axes whole."""
     if isinstance(sharding, jax.Device):
@@ -246,7 +263,8 @@ def _for_data(sharding: Any, spec: LeafSpec) -> Any:
     if spec.kind == "prng_key" and isinstance(sharding, jax.sharding.NamedSharding):
         rank = len(spec.shape or ())
         parts = (*sharding.spec, *([None] * (rank - len(sharding.spec))), None)
-        return jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec(*parts))
+        spec_of_data = jax.sharding.PartitionSpec(*parts)  # type: ignore[no-untyped-call]
+        return jax.sharding.NamedSharding(sharding.mesh, spec_of_data)
     return sharding
 
 

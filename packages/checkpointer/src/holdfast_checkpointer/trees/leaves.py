@@ -112,7 +112,7 @@ def _jax_array(value: jax.Array) -> Leaf:
         raise CannotBeSaved("a jax.Array that was deleted or donated has no values any more")
     if not value.is_fully_addressable:
         raise CannotBeSaved("a jax.Array with shards on other processes")
-    if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+    if jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key):
         data = jax.random.key_data(value)
         spec = LeafSpec(
             kind="prng_key",

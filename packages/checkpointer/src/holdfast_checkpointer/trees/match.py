@@ -29,8 +29,12 @@ from holdfast_metadata.tree import Step, children_of, iterate_leaves, steps_of
 
 _NUMBERS = ("int", "float", "bool", "complex", "np.generic", "scalar")
 _PYTHON_TYPES: dict[type, str] = {
-    int: "int", float: "float", bool: "bool", complex: "complex",
-    str: "str", bytes: "bytes",
+    int: "int",
+    float: "float",
+    bool: "bool",
+    complex: "complex",
+    str: "str",
+    bytes: "bytes",
 }
 
 
@@ -247,12 +251,14 @@ class _Matcher:
         shape = tuple(value.shape)
         if spec.kind in ("str", "bytes"):
             return f"the target wants an array, the checkpoint has {_say(spec)}"
+        wants_key = bool(jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key))
+        if wants_key != (spec.kind == "prng_key"):
+            return f"the target has {value.dtype}, the checkpoint {_say(spec)}"
         saved_shape = () if spec.kind in _NUMBERS else spec.shape
         if saved_shape is not None and shape != saved_shape:
             return f"the target has shape {list(shape)}, the checkpoint {list(saved_shape)}"
-        wants_key = jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key)
-        if wants_key or spec.kind == "prng_key":
-            return self._for_key(value, spec, path, wants_key=wants_key)
+        if wants_key:
+            return self._for_key(value, spec, path)
         problem = dtype_problem(spec_dtype(spec), np.dtype(value.dtype), unsafe=self._unsafe)
         if problem:
             return problem
@@ -264,11 +270,7 @@ class _Matcher:
             form = "jax"
         return Want(path, spec, form, np.dtype(value.dtype), getattr(value, "sharding", None))
 
-    def _for_key(self, value: Any, spec: LeafSpec, path: Path, *, wants_key: bool) -> Want | str:
-        if not wants_key:
-            return f"the target has {value.dtype}, the checkpoint {_say(spec)}"
-        if spec.kind != "prng_key":
-            return f"the target has a typed PRNG key, the checkpoint {_say(spec)}"
+    def _for_key(self, value: Any, spec: LeafSpec, path: Path) -> Want | str:
         if key_dtype(str(spec.key_impl)) != value.dtype:
             return f"the target has {value.dtype}, the checkpoint keys of {spec.key_impl}"
         return Want(path, spec, "jax", None, getattr(value, "sharding", None))
@@ -305,7 +307,7 @@ def dtype_kind(dtype: np.dtype[Any]) -> str:
     if dtype == np.bool_:
         return "bool"
     for kind, parent in (("int", np.integer), ("float", np.floating)):
-        if jax.dtypes.issubdtype(dtype, parent):
+        if jax.numpy.issubdtype(dtype, parent):
             return kind
     return "complex"
 
