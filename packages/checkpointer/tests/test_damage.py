@@ -13,7 +13,9 @@ from holdfast_storage import errors
 @pytest.fixture
 def saved(tmp_path):
     rng = np.random.default_rng(0)
-    saving = hc.options.ArraySaveOptions(chunk_bytes=80_000)  # cuts evenly: no padding, which decides nothing
+    saving = hc.options.ArraySaveOptions(
+        chunk_bytes=80_000
+    )  # cuts evenly: no padding, which decides nothing
     tree = {
         "big": rng.random((200, 100)),
         "jax": jnp.asarray(rng.random((100, 100), np.float32)),

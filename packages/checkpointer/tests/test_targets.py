@@ -164,7 +164,9 @@ def test_a_sharding_that_does_not_fit_is_refused_with_the_leaf(saved):
 def test_saved_devices_that_are_not_here_give_the_fallback_or_the_default(saved, caplog):
     place, tree = saved
     mesh = jax.make_mesh((8,), ("x",))
-    array = jax.device_put(np.arange(8.0, dtype=np.float32), NamedSharding(mesh, PartitionSpec("x")))
+    array = jax.device_put(
+        np.arange(8.0, dtype=np.float32), NamedSharding(mesh, PartitionSpec("x"))
+    )
     hc.save(place, {"a": array}, overwrite=True)
     from holdfast_checkpointer.items import fetch
 
@@ -186,7 +188,9 @@ def test_saved_devices_that_are_not_here_give_the_fallback_or_the_default(saved,
 
 def test_the_callers_default_device_counts(place):
     mesh = jax.make_mesh((8,), ("x",))
-    array = jax.device_put(np.arange(8.0, dtype=np.float32), NamedSharding(mesh, PartitionSpec("x")))
+    array = jax.device_put(
+        np.arange(8.0, dtype=np.float32), NamedSharding(mesh, PartitionSpec("x"))
+    )
     hc.save(place, {"a": array})
     with jax.default_device(jax.devices()[5]):
         target = {"a": struct(8, sharding=None)}

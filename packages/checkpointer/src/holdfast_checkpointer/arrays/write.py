@@ -204,15 +204,3 @@ async def _write_large(
 _digesters = concurrent.futures.ThreadPoolExecutor(
     max_workers=min(4, os.cpu_count() or 1), thread_name_prefix="holdfast-digest"
 )
-
-
-def _after_fork() -> None:
-    """Threads do not survive a fork."""
-    global _digesters
-    _digesters = concurrent.futures.ThreadPoolExecutor(
-        max_workers=min(4, os.cpu_count() or 1), thread_name_prefix="holdfast-digest"
-    )
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

@@ -122,14 +122,15 @@ async def _refuse_unfinished_orbax(backend: StorageBackend, final: str) -> None:
             root=backend.root,
         )
     above = keys.parent(final)
-    if above:
-        listing = await backend.children(above)
-        if any(info.key == keys.join(above, STEP_METADATA_FILE) for info in listing.objects):
-            raise CheckpointNotFoundError(
-                f"this is inside the checkpoint {above!r}; load that one and name the item",
-                key=final,
-                root=backend.root,
-            )
+    try:
+        await backend.stat(keys.join(above, STEP_METADATA_FILE))
+    except ObjectNotFoundError:
+        return
+    raise CheckpointNotFoundError(
+        "this is inside the checkpoint one level up: load that one, and name the item",
+        key=final,
+        root=backend.root,
+    )
 
 
 async def _describe(area: ReadArea, final: str, *, ours: bool) -> StoredCheckpoint:
