@@ -2,15 +2,16 @@
 
 from holdfast_metadata.attempt import ATTEMPT_FILE, AttemptMark
 from holdfast_metadata.commit import COMMIT_FILE, CommitRecord
-from holdfast_metadata.digest import digest_bytes
+from holdfast_metadata.digest import digest_bytes, matches_digest
 from holdfast_metadata.digests import DIGESTS_DIR, ArrayDigests, ChunkDigests
 from holdfast_metadata.dtypes import dtype_from_name, dtype_name
 from holdfast_metadata.errors import HoldfastError, MetadataError, NewerFormatError
-from holdfast_metadata.json_codec import canonical_json, parse_json, require_json
+from holdfast_metadata.json_codec import canonical_json, ordered_json, parse_json, require_json
 from holdfast_metadata.keys import Key
 from holdfast_metadata.manifest import MANIFEST_FILE, Manifest, ManifestEntry
 from holdfast_metadata.scalars import decode_scalar, encode_scalar
 from holdfast_metadata.tree import (
+    LEAF_KINDS,
     TREE_FILE,
     CustomNode,
     DictNode,
@@ -27,6 +28,7 @@ __all__ = [
     "ATTEMPT_FILE",
     "COMMIT_FILE",
     "DIGESTS_DIR",
+    "LEAF_KINDS",
     "MANIFEST_FILE",
     "TREE_FILE",
     "ArrayDigests",
@@ -54,6 +56,8 @@ __all__ = [
     "dtype_from_name",
     "dtype_name",
     "encode_scalar",
+    "matches_digest",
+    "ordered_json",
     "parse_json",
     "require_json",
 ]

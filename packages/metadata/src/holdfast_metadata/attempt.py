@@ -28,6 +28,8 @@ class AttemptMark:
         ttl_s: Silence after which the attempt counts as dead, in seconds.
         created_ns: Nanoseconds since the epoch by the writer's clock.
         beat: Counts the refreshes.
+        format_version: Of this document.
+        extra: Fields this version does not know, kept.
     """
 
     attempt: str

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast_metadata.fields import Fields, merge_extra
+from holdfast_metadata.errors import MetadataError
+from holdfast_metadata.fields import Fields, is_relative_path, merge_extra
 from holdfast_metadata.json_codec import canonical_json
 
 COMMIT_FILE = "_COMMIT.json"
@@ -16,7 +17,7 @@ STATES = ("committed", "retired", "trashed", "none")
 
 @dataclass(frozen=True, slots=True)
 class CommitRecord:
-    """The state of one final.
+    """The state of one final: it decides, alone, whether there is a checkpoint.
 
     Attributes:
         state: `committed`; `retired` or `trashed` (was, and is no more); `none` (never
@@ -66,10 +67,11 @@ class CommitRecord:
 
         Raises:
             NewerFormatError: Written by a newer holdfast.
-            MetadataError: Not such a document.
+            MetadataError: Not such a document, or it is committed and names no attempt, or
+                its data would lie outside of the final.
         """
         fields = Fields.parse(data, source=source)
-        return cls(
+        record = cls(
             format_version=fields.version(FORMAT_VERSION),
             state=fields.choice("state", STATES),
             attempt=fields.take("attempt", str, None),
@@ -80,3 +82,8 @@ class CommitRecord:
             kind=fields.take("kind", str, default="checkpoint"),
             extra=fields.rest,
         )
+        if record.committed and not record.attempt:
+            raise MetadataError(f"{source} is committed and names no attempt")
+        if record.data and not is_relative_path(record.data):
+            raise MetadataError(f"{source}: 'data' is {record.data!r}, which is no relative path")
+        return record

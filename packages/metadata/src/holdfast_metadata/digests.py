@@ -34,14 +34,24 @@ class ArrayDigests:
 
 @dataclass(frozen=True, slots=True)
 class ChunkDigests:
-    """All arrays of which a process wrote chunks, by parameter name."""
+    """All arrays of which a process wrote chunks.
+
+    Attributes:
+        arrays: By parameter name.
+        format_version: Of this document.
+        extra: Fields this version does not know, kept.
+
+    Example:
+        >>> ChunkDigests({"w": ArrayDigests("int8", (3,), (2,), {"0": "a", "1": "b"})}).to_bytes()
+        b'{"arrays":{"w":["int8",[3],[2],{"0":"a","1":"b"}]},"format_version":1}'
+    """
 
     arrays: Mapping[str, ArrayDigests]
     format_version: int = FORMAT_VERSION
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
-        """Encodes as canonical JSON."""
+        """Encodes as canonical JSON; an array is a list, for there may be thousands."""
         arrays = {
             name: [array.dtype, array.shape, array.chunk_shape, dict(array.digests)]
             for name, array in self.arrays.items()
@@ -55,22 +65,28 @@ class ChunkDigests:
 
         Raises:
             NewerFormatError: Written by a newer holdfast.
-            MetadataError: Not such a document.
+            MetadataError: Not such a document; the message names the array.
         """
         fields = Fields.parse(data, source=source)
         version = fields.version(FORMAT_VERSION)
-        arrays = fields.take("arrays", dict)
-        try:
-            found = {name: _array(*value) for name, value in arrays.items()}
-        except (TypeError, ValueError) as error:
-            raise MetadataError(f"{source}: an array is not described as it should be") from error
+        found = {}
+        for name, stored in fields.take("arrays", dict).items():
+            array = _array(stored)
+            if array is None:
+                raise MetadataError(
+                    f"{source}: the array {name!r} must be [dtype, shape, chunk shape, digests], "
+                    f"found {stored!r:.60}"
+                )
+            found[name] = array
         return cls(arrays=found, format_version=version, extra=fields.rest)
 
 
-def _array(dtype: Any, shape: Any, chunk_shape: Any, digests: Any) -> ArrayDigests:
-    if not isinstance(dtype, str) or not isinstance(digests, dict):
-        raise TypeError
-    for sizes in (shape, chunk_shape):
-        if not all(type(size) is int for size in sizes):
-            raise TypeError
-    return ArrayDigests(dtype, tuple(shape), tuple(chunk_shape), digests)
+def _array(stored: Any) -> ArrayDigests | None:
+    match stored:
+        case [str(dtype), [*shape], [*chunk_shape], dict(digests)] if (
+            len(shape) == len(chunk_shape)
+            and all(type(size) is int and size >= 0 for size in (*shape, *chunk_shape))
+            and all(type(digest) is str for digest in digests.values())
+        ):
+            return ArrayDigests(dtype, tuple(shape), tuple(chunk_shape), digests)
+    return None

@@ -35,6 +35,9 @@ _NAMES = {dtype: name for name, dtype in _BY_NAME.items()}
 def dtype_name(dtype: Any) -> str:
     """The name of a dtype, without byte order.
 
+    Args:
+        dtype: A dtype, a scalar type or a name; not None, which NumPy takes for float64.
+
     Raises:
         MetadataError: It is none that a checkpoint can hold.
 
@@ -42,11 +45,16 @@ def dtype_name(dtype: Any) -> str:
         >>> dtype_name(np.dtype(">f4")), dtype_name(ml_dtypes.bfloat16)
         ('float32', 'bfloat16')
     """
-    found = np.dtype(dtype)
+    try:
+        found = np.dtype(dtype) if dtype is not None else None
+    except TypeError:
+        found = None
+    if found is None:
+        raise MetadataError(f"{dtype!r:.60} is no dtype")
     try:
         return _NAMES[found]  # the fast path: native byte order
     except KeyError:
-        name = _NAMES.get(found.newbyteorder("=")) if found.kind in "iufcb" else None
+        name = _NAMES.get(found.newbyteorder("="))
     if name is None:
         raise MetadataError(
             f"dtype {found} cannot be stored; accepted are bool, integers, floats, complex "
@@ -60,8 +68,15 @@ def dtype_from_name(name: str) -> np.dtype[Any]:
 
     Raises:
         MetadataError: Unknown here; a newer ml_dtypes may know it.
+
+    Example:
+        >>> dtype_from_name("int4")
+        dtype(int4)
     """
     try:
         return _BY_NAME[name]
     except KeyError:
-        raise MetadataError(f"unknown dtype {name!r}; a newer ml_dtypes may know it") from None
+        raise MetadataError(
+            f"unknown dtype {name!r}; known are {', '.join(_BY_NAME)}; a newer ml_dtypes may "
+            "know more"
+        ) from None

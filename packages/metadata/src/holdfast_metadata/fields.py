@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from holdfast_metadata.errors import MetadataError, NewerFormatError
@@ -12,6 +12,8 @@ from holdfast_metadata.json_codec import parse_json
 class Fields:
     """The fields of one JSON object; what is not taken is `rest`."""
 
+    __slots__ = ("_left", "source")
+
     def __init__(self, value: Any, *, source: str) -> None:
         if not isinstance(value, dict):
             raise MetadataError(f"{source} must be a JSON object, found {_kind(value)}")
@@ -19,9 +21,9 @@ class Fields:
         self.source = source
 
     @classmethod
-    def parse(cls, data: bytes, *, source: str) -> Fields:
+    def parse(cls, data: bytes, *, source: str, lenient: bool = False) -> Fields:
         """Parses a document that is one object."""
-        return cls(parse_json(data, source=source), source=source)
+        return cls(parse_json(data, source=source, lenient=lenient), source=source)
 
     def version(self, supported: int) -> int:
         """Takes `format_version`.
@@ -41,11 +43,11 @@ class Fields:
 
     def take(self, name: str, *kinds: type | None, default: Any = ...) -> Any:
         """Takes a field of one of `kinds`; None among them admits null."""
-        if name not in self._left:
+        value = self._left.pop(name, ...)
+        if value is ...:
             if default is ...:
                 raise MetadataError(f"{self.source} lacks the field {name!r}")
             return default
-        value = self._left.pop(name)
         if not _is_one_of(value, kinds):
             accepted = " or ".join("null" if kind is None else kind.__name__ for kind in kinds)
             raise MetadataError(f"{self.source}: {name!r} must be {accepted}, found {_kind(value)}")
@@ -55,18 +57,18 @@ class Fields:
         """Takes a list whose elements are all of one kind."""
         values = self.take(name, list, default=default)
         for value in values:
-            if not _is_one_of(value, (kind,)):
+            if type(value) is not kind:
                 raise MetadataError(
                     f"{self.source}: {name!r} must hold {kind.__name__}, found {_kind(value)}"
                 )
         return tuple(values)
 
-    def choice(self, name: str, allowed: Iterable[str]) -> str:
+    def choice(self, name: str, allowed: Collection[str]) -> str:
         """Takes a string that is one of `allowed`."""
         value: str = self.take(name, str)
         if value not in allowed:
             raise MetadataError(
-                f"{self.source}: {name!r} must be one of {sorted(allowed)}, found {value!r}"
+                f"{self.source}: {name!r} must be one of {', '.join(allowed)}, found {value!r}"
             )
         return value
 
@@ -81,8 +83,13 @@ def merge_extra(known: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, An
     return {**extra, **known} if extra else known
 
 
+def is_relative_path(path: str) -> bool:
+    """Whether segments are joined by `/`, none of them empty, `.` or `..`."""
+    return not any(part in ("", ".", "..") for part in path.split("/"))
+
+
 def _is_one_of(value: Any, kinds: tuple[type | None, ...]) -> bool:
-    return any(value is None if kind is None else type(value) is kind for kind in kinds)
+    return (None if value is None else type(value)) in kinds
 
 
 def _kind(value: Any) -> str:

@@ -4,28 +4,47 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from holdfast_metadata.errors import MetadataError
 
-_encoder = json.JSONEncoder(
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_canonical = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True, check_circular=False
+)
+_ordered = json.JSONEncoder(
+    separators=(",", ":"), allow_nan=False, ensure_ascii=True, check_circular=False
 )
 
 
 def canonical_json(value: Any) -> bytes:
-    """Encodes with sorted keys and no white space; equal values give equal bytes.
+    """Encodes with sorted keys and no white space, as ASCII; equal values give equal bytes.
 
     Raises:
-        MetadataError: `value` is not JSON.
+        MetadataError: `value` is not JSON, or nested too deeply.
 
     Example:
         >>> canonical_json({"b": 1, "a": [None, True]})
         b'{"a":[null,true],"b":1}'
     """
+    return _encode(_canonical, value)
+
+
+def ordered_json(value: Any) -> bytes:
+    """As `canonical_json`, but the keys stay in the order they have: for Orbax's documents.
+
+    Raises:
+        MetadataError: `value` is not JSON, or nested too deeply.
+    """
+    return _encode(_ordered, value)
+
+
+def _encode(encoder: json.JSONEncoder, value: Any) -> bytes:
     try:
-        return _encoder.encode(value).encode("ascii")
+        return encoder.encode(value).encode("ascii")
     except (TypeError, ValueError, RecursionError) as error:
         raise MetadataError(f"cannot be written as JSON: {error}") from error
 
@@ -33,8 +52,8 @@ def canonical_json(value: Any) -> bytes:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        counts = Counter(name for name, _ in pairs)
+        twice = sorted(name for name, count in counts.items() if count > 1)
         raise ValueError(f"duplicate keys {twice}")
     return found
 
@@ -43,24 +62,43 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-_decoder = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text} is beyond the range of a float")
+    return value
 
 
-def parse_json(data: bytes, *, source: str = "") -> Any:
+_strict = json.JSONDecoder(
+    object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite
+)
+_lenient = json.JSONDecoder()
+
+
+def parse_json(data: bytes, *, source: str = "", lenient: bool = False) -> Any:
     """Decodes strictly: UTF-8, no duplicate keys, no NaN or Infinity, nothing after the end.
+
+    Args:
+        data: The whole document.
+        source: What it is, for messages.
+        lenient: Take what Python's `json` takes, and so what Orbax may have written: NaN
+            and Infinity, and of duplicate keys the last.
 
     Raises:
         MetadataError: It is not such JSON; the message names `source`.
     """
     try:
-        return _decoder.decode(data.decode("utf-8"))
+        return (_lenient if lenient else _strict).decode(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         where = source or "a document"
         raise MetadataError(f"{where} is not valid JSON: {error}") from error
 
 
 def require_json(value: Any, *, what: str) -> None:
-    """Refuses a caller's value that JSON would not give back as it is.
+    """Refuses a caller's value that JSON does not hold. Whatever passes can be written.
+
+    Tuples pass and come back as lists; subclasses of the plain types (`np.float64`) pass and
+    come back plain; `value` itself may be any mapping. Everything else comes back equal.
 
     Raises:
         MetadataError: Names the place inside `what`, what was found and what is accepted.
@@ -73,21 +111,54 @@ def require_json(value: Any, *, what: str) -> None:
 JSON objects have text keys
     """
     if isinstance(value, Mapping):
-        for key, item in value.items():
-            if type(key) is not str:
-                kind = type(key).__name__
-                raise MetadataError(
-                    f"{what} has the key {key!r} ({kind}); JSON objects have text keys"
-                )
-            require_json(item, what=f"{what}[{key!r}]")
-    elif type(value) in (list, tuple):
+        value = dict(value)
+    try:
+        problem = _problem(value)
+    except RecursionError:
+        raise MetadataError(f"{what} contains itself or is nested too deeply") from None
+    if problem is not None:
+        place, message = problem
+        raise MetadataError(f"{what}{place} {message}")
+    try:
+        canonical_json(value)
+    except MetadataError as error:
+        raise MetadataError(f"{what} {error}") from error
+
+
+def _problem(value: Any) -> tuple[str, str] | None:
+    """What JSON does not hold: its place and the rest of the message; None if all is well."""
+    if isinstance(value, dict):
+        return _problem_in_dict(value)
+    if isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            require_json(item, what=f"{what}[{index}]")
-    elif type(value) is float:
+            if found := _problem(item):
+                return f"[{index}]{found[0]}", found[1]
+    elif isinstance(value, float):
         if not math.isfinite(value):
-            raise MetadataError(f"{what} is {value!r}; JSON numbers are finite")
-    elif value is not None and type(value) not in (str, int, bool):
-        raise MetadataError(
-            f"{what} is {value!r} of type {type(value).__name__}; JSON holds text, numbers, "
-            "true, false, null, lists and objects"
-        )
+            return "", f"is {value!r}; JSON numbers are finite"
+    elif isinstance(value, str):
+        return _problem_in_text(value)
+    elif value is not None and not isinstance(value, int):
+        kind = type(value).__name__
+        accepted = "text, numbers, true, false, null, lists and objects"
+        return "", f"is {value!r:.60} of type {kind}; JSON holds {accepted}"
+    return None
+
+
+def _problem_in_dict(value: dict[Any, Any]) -> tuple[str, str] | None:
+    for key, item in value.items():
+        if not isinstance(key, str):
+            kind = type(key).__name__
+            return "", f"has the key {key!r} ({kind}); JSON objects have text keys"
+        if found := _problem_in_text(key):
+            return f" has the key {key!r}, which", found[1]
+        if found := _problem(item):
+            return f"[{key!r}]{found[0]}", found[1]
+    return None
+
+
+def _problem_in_text(value: str) -> tuple[str, str] | None:
+    # Two lone surrogates side by side would come back as one character.
+    if not value.isascii() and _SURROGATE.search(value):
+        return "", f"is {value!r:.60}; text with lone surrogates is not Unicode"
+    return None

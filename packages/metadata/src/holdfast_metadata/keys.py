@@ -13,7 +13,7 @@ _KINDS: dict[type, str] = {str: "str", int: "int", bool: "bool", float: "float",
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key.
+    """One key. Two are equal only if their types are: `Key.of(1) != Key.of(True)`.
 
     Attributes:
         kind: str, int, bool, float, bytes, none or tuple.
@@ -61,7 +61,7 @@ class Key:
         if self.kind == "none":
             return ["none"]
         encoded = encode_scalar(self.kind, self.value)
-        return encoded if type(encoded) is str and self.kind == "str" else [self.kind, encoded]
+        return encoded if self.kind == "str" and type(encoded) is str else [self.kind, encoded]
 
     @classmethod
     def from_json(cls, stored: Any) -> Key:
@@ -78,5 +78,7 @@ class Key:
             case ["tuple", [*items]]:
                 return cls("tuple", tuple(cls.from_json(item) for item in items))
             case [str(kind), value] if kind in _KINDS.values():
-                return cls(kind, decode_scalar(kind, value))
+                key = cls(kind, decode_scalar(kind, value))
+                if key.value == key.value:  # NaN is no key
+                    return key
         raise MetadataError(f"{stored!r:.60} is no stored key")

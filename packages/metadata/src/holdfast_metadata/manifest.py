@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from holdfast_metadata.digest import digest_bytes
 from holdfast_metadata.errors import MetadataError
-from holdfast_metadata.fields import Fields
+from holdfast_metadata.fields import Fields, is_relative_path, merge_extra
 from holdfast_metadata.json_codec import canonical_json
 
 MANIFEST_FILE = "_MANIFEST.jsonl"
@@ -23,15 +25,24 @@ class ManifestEntry:
         size: In bytes.
         digest: Of the whole file; None where the bytes went through TensorStore, whose
             chunks have digests of their own.
+        extra: Fields this version does not know, kept.
     """
 
     path: str
     size: int
     digest: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
 
 
+@dataclass(frozen=True, slots=True, init=False)
 class Manifest:
-    """The files of one attempt, sorted by path.
+    """The files of one attempt.
+
+    Attributes:
+        entries: Sorted by path, whatever the order in which they were given.
+        format_version: Of the document.
+        extra: Fields of the first line that this version does not know, kept.
+        by_path: The entries by path.
 
     Raises:
         MetadataError: A path is listed twice or is no relative path, or a size is negative.
@@ -41,20 +52,32 @@ class Manifest:
         3
     """
 
-    __slots__ = ("by_path", "entries")
+    entries: tuple[ManifestEntry, ...]
+    format_version: int
+    extra: Mapping[str, Any] = field(hash=False)
+    by_path: Mapping[str, ManifestEntry] = field(repr=False, compare=False)
 
-    def __init__(self, entries: Iterable[ManifestEntry], *, source: str = MANIFEST_FILE) -> None:
-        self.entries = tuple(sorted(entries, key=lambda entry: entry.path))
-        self.by_path: Mapping[str, ManifestEntry] = {e.path: e for e in self.entries}
-        if len(self.by_path) != len(self.entries):
-            paths = [entry.path for entry in self.entries]
-            twice = sorted({path for path in paths if paths.count(path) > 1})
-            raise MetadataError(f"{source} lists {twice} more than once")
-        for entry in self.entries:
-            if any(part in ("", ".", "..") for part in entry.path.split("/")):
-                raise MetadataError(f"{source} lists {entry.path!r}, which is no relative path")
+    def __init__(
+        self,
+        entries: Iterable[ManifestEntry],
+        format_version: int = FORMAT_VERSION,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        ordered = tuple(sorted(entries, key=lambda entry: entry.path))
+        by_path = {entry.path: entry for entry in ordered}
+        if len(by_path) != len(ordered):
+            counts = Counter(entry.path for entry in ordered)
+            twice = [path for path, count in counts.items() if count > 1]
+            raise MetadataError(f"the manifest lists {twice} more than once")
+        for entry in ordered:
+            if not is_relative_path(entry.path):
+                raise MetadataError(f"the manifest lists {entry.path!r}, which is no relative path")
             if entry.size < 0:
-                raise MetadataError(f"{source} gives {entry.path!r} the size {entry.size}")
+                raise MetadataError(f"the manifest gives {entry.path!r} the size {entry.size}")
+        object.__setattr__(self, "entries", ordered)
+        object.__setattr__(self, "format_version", format_version)
+        object.__setattr__(self, "extra", {} if extra is None else extra)
+        object.__setattr__(self, "by_path", by_path)
 
     @property
     def total_bytes(self) -> int:
@@ -64,19 +87,21 @@ class Manifest:
     def to_bytes(self) -> bytes:
         """Encodes as JSON lines: a header that counts, then a line per file."""
         header = {
-            "format_version": FORMAT_VERSION,
+            "format_version": self.format_version,
             "files": len(self.entries),
             "bytes": self.total_bytes,
         }
-        lines = [canonical_json(header)]
+        lines = [canonical_json(merge_extra(header, self.extra))]
         lines += [
-            canonical_json({"path": e.path, "size": e.size, "digest": e.digest})
+            canonical_json(
+                merge_extra({"path": e.path, "size": e.size, "digest": e.digest}, e.extra)
+            )
             for e in self.entries
         ]
         return b"\n".join(lines) + b"\n"
 
     def digest(self) -> str:
-        """The digest that the commit record carries."""
+        """The digest that the commit record carries: that of `to_bytes()`."""
         return digest_bytes(self.to_bytes())
 
     @classmethod
@@ -89,20 +114,23 @@ class Manifest:
         """
         lines = data.split(b"\n")
         header = Fields.parse(lines[0], source=f"{source}, line 1")
-        header.version(FORMAT_VERSION)
+        version = header.version(FORMAT_VERSION)
         files, total = header.take("files", int), header.take("bytes", int)
         if lines[-1] != b"" or len(lines) != files + 2:
-            raise MetadataError(f"{source} is cut off: {files} files expected")
-        manifest = cls(
-            (
-                _entry(line, f"{source}, line {number}")
-                for number, line in enumerate(lines[1:-1], 2)
-            ),
-            source=source,
-        )
+            found = data.count(b"\n") - 1
+            raise MetadataError(
+                f"{source} is cut off or was added to: {files} files announced, {found} listed"
+            )
+        entries = [
+            _entry(line, f"{source}, line {number}") for number, line in enumerate(lines[1:-1], 2)
+        ]
+        try:
+            manifest = cls(entries, version, header.rest)
+        except MetadataError as error:
+            raise MetadataError(f"{source}: {error}") from error
         if manifest.total_bytes != total:
             raise MetadataError(
-                f"{source}: its sizes add up to {manifest.total_bytes}, not {total}"
+                f"{source}: the sizes add up to {manifest.total_bytes} bytes, not {total}"
             )
         return manifest
 
@@ -112,5 +140,6 @@ def _entry(line: bytes, source: str) -> ManifestEntry:
     return ManifestEntry(
         path=fields.take("path", str),
         size=fields.take("size", int),
-        digest=fields.take("digest", str, None, default=None),
+        digest=fields.take("digest", str, None),
+        extra=fields.rest,
     )

@@ -10,106 +10,42 @@ from holdfast_metadata.errors import MetadataError
 from holdfast_metadata.fields import Fields, merge_extra
 from holdfast_metadata.json_codec import canonical_json
 from holdfast_metadata.keys import Key
+from holdfast_metadata.nodes import (
+    LEAF_KINDS,
+    CustomNode,
+    DictNode,
+    LeafNode,
+    LeafSpec,
+    NamedTupleNode,
+    Node,
+    NoneNode,
+    SequenceNode,
+    Step,
+    children_of,
+    iterate_leaves,
+    steps_of,
+)
+
+__all__ = [
+    "LEAF_KINDS",
+    "TREE_FILE",
+    "CustomNode",
+    "DictNode",
+    "LeafNode",
+    "LeafSpec",
+    "NamedTupleNode",
+    "Node",
+    "NoneNode",
+    "SequenceNode",
+    "Step",
+    "TreeDocument",
+    "children_of",
+    "iterate_leaves",
+    "steps_of",
+]
 
 TREE_FILE = "_TREE.json"
 FORMAT_VERSION = 1
-LEAF_KINDS = (
-    *("jax.Array", "prng_key", "np.ndarray", "np.generic"),
-    *("int", "float", "bool", "complex", "str", "bytes"),
-    "scalar",  # a number that Orbax wrote: its array tells which Python type it is
-)
-
-
-@dataclass(frozen=True, slots=True)
-class LeafSpec:
-    """One leaf.
-
-    Attributes:
-        kind: One of `LEAF_KINDS`.
-        name: Its parameter name in the array store; None if it is only inline.
-        shape: Of the array, for a PRNG key of the key array; None if unknown.
-        dtype: Name of the dtype; None for scalars, and if unknown.
-        weak_type: JAX's flag.
-        sharding: As JSON, with Orbax's fields; None if there is none to tell.
-        key_impl: Implementation of a typed PRNG key.
-        chunk_shape: Of a stored chunk.
-        write_shape: Of what one device wrote.
-        storage_dtype: Name of the dtype on disk where it is not `dtype`.
-        value: The encoded value of a scalar, see `scalars`.
-    """
-
-    kind: str
-    name: str | None = None
-    shape: tuple[int, ...] | None = None
-    dtype: str | None = None
-    weak_type: bool = False
-    sharding: Mapping[str, Any] | None = None
-    key_impl: str | None = None
-    chunk_shape: tuple[int, ...] | None = None
-    write_shape: tuple[int, ...] | None = None
-    storage_dtype: str | None = None
-    value: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class DictNode:
-    """A mapping; `type` is "module:qualname", or None for the builtin dict."""
-
-    type: str | None
-    keys: tuple[Key, ...]
-    children: tuple[Node, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SequenceNode:
-    """A list or a tuple, as `kind` says."""
-
-    kind: str
-    children: tuple[Node, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class NamedTupleNode:
-    """A named tuple."""
-
-    type: str
-    fields: tuple[str, ...]
-    children: tuple[Node, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CustomNode:
-    """A registered class.
-
-    Attributes:
-        type: "module:qualname".
-        keys: What JAX calls its children.
-        children: In JAX's order.
-        style: `dataclass` or `custom`.
-        indexed: Whether the children have positions rather than names.
-    """
-
-    type: str
-    keys: tuple[Key, ...]
-    children: tuple[Node, ...]
-    style: str = "custom"
-    indexed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class NoneNode:
-    """None, which JAX takes for an empty container."""
-
-
-@dataclass(frozen=True, slots=True)
-class LeafNode:
-    """A leaf."""
-
-    spec: LeafSpec
-
-
-Node = DictNode | SequenceNode | NamedTupleNode | CustomNode | NoneNode | LeafNode
-Step = Key | str | int
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +56,14 @@ class TreeDocument:
         root: The tree.
         handler: Which of holdfast's handlers wrote it.
         orbax_unreadable: Why Orbax cannot read the item; None if it can.
+        format_version: Of this document.
+        extra: Fields this version does not know, kept; nodes and leaves have their own.
+
+    Example:
+        >>> TreeDocument(
+        ...     DictNode(None, (Key.of(1),), (NoneNode(),))
+        ... ).to_bytes()  # doctest: +ELLIPSIS
+        b'{..."root":{"children":[{"node":"none"}],"keys":[["int","1"]],"node":"dict"}}'
     """
 
     root: Node
@@ -130,15 +74,23 @@ class TreeDocument:
 
     def leaves(self) -> Iterator[tuple[tuple[Step, ...], LeafSpec]]:
         """Yields (path, leaf) in the tree's order."""
-        yield from iterate_leaves(self.root)
+        return iterate_leaves(self.root)
 
     def to_bytes(self) -> bytes:
-        """Encodes as canonical JSON."""
+        """Encodes as canonical JSON.
+
+        Raises:
+            MetadataError: The tree is nested too deeply.
+        """
+        try:
+            root = _node_to_json(self.root)
+        except RecursionError as error:
+            raise MetadataError("the tree is nested too deeply to be described") from error
         known = {
             "format_version": self.format_version,
             "handler": self.handler,
             "orbax_unreadable": self.orbax_unreadable,
-            "root": _node_to_json(self.root),
+            "root": root,
         }
         return canonical_json(merge_extra(known, self.extra))
 
@@ -148,62 +100,37 @@ class TreeDocument:
 
         Raises:
             NewerFormatError: Written by a newer holdfast.
-            MetadataError: Not such a document.
+            MetadataError: Not such a document; the message says where in the tree, by
+                positions: `root/0/2` is the third child of the first child of the root.
         """
         fields = Fields.parse(data, source=source)
         version = fields.version(FORMAT_VERSION)
-        root = fields.take("root", dict)
         try:
-            node = _node_from_json(root)
-        except MetadataError as error:
-            raise MetadataError(f"{source}: {error}") from error
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise MetadataError(f"{source}: a node is not described as it should be") from error
+            root = _node_from_json(fields.take("root", dict), f"{source}: root")
+        except RecursionError as error:
+            raise MetadataError(f"{source}: the tree is nested too deeply") from error
         return cls(
-            root=node,
-            handler=fields.take("handler", str, None, default=None),
-            orbax_unreadable=fields.take("orbax_unreadable", str, None, default=None),
+            root=root,
+            handler=fields.take("handler", str, None),
+            orbax_unreadable=fields.take("orbax_unreadable", str, None),
             format_version=version,
             extra=fields.rest,
         )
 
 
-def steps_of(node: Node) -> tuple[Step, ...]:
-    """What leads from a node to each of its children."""
-    match node:
-        case DictNode(keys=keys) | CustomNode(keys=keys):
-            return keys
-        case SequenceNode(children=children):
-            return tuple(range(len(children)))
-        case NamedTupleNode(fields=names):
-            return names
-        case _:
-            return ()
-
-
-def children_of(node: Node) -> tuple[Node, ...]:
-    """The children of a node."""
-    return () if isinstance(node, NoneNode | LeafNode) else node.children
-
-
-def iterate_leaves(
-    node: Node, path: tuple[Step, ...] = ()
-) -> Iterator[tuple[tuple[Step, ...], LeafSpec]]:
-    """Yields (path, leaf) below a node, in order."""
-    if isinstance(node, LeafNode):
-        yield path, node.spec
-        return
-    for step, child in zip(steps_of(node), children_of(node), strict=True):
-        yield from iterate_leaves(child, (*path, step))
-
-
-_LEAF_DEFAULTS = LeafSpec(kind="")
-_LEAF_FIELDS = tuple(name for name in LeafSpec.__slots__ if name != "kind")
-_TUPLES = frozenset(("shape", "chunk_shape", "write_shape"))
+_LEAF_TYPES: dict[str, type] = {
+    **dict.fromkeys(("name", "dtype", "key_impl", "storage_dtype"), str),
+    **dict.fromkeys(("shape", "chunk_shape", "write_shape"), list),
+    "weak_type": bool,
+    "sharding": dict,
+    "value": object,
+}
+_LEAF_FIELDS = tuple(_LEAF_TYPES)
 
 
 def _leaf_to_json(spec: LeafSpec) -> dict[str, Any]:
-    found: dict[str, Any] = {"leaf": spec.kind}
+    found: dict[str, Any] = {**spec.extra} if spec.extra else {}
+    found["leaf"] = spec.kind
     for name in _LEAF_FIELDS:
         value = getattr(spec, name)
         if value is not None and value is not False:
@@ -213,72 +140,106 @@ def _leaf_to_json(spec: LeafSpec) -> dict[str, Any]:
     return found
 
 
-def _leaf_from_json(stored: dict[str, Any]) -> LeafSpec:
+def _leaf_from_json(stored: dict[str, Any], where: str) -> LeafSpec:
     kind = stored.pop("leaf")
     if kind not in LEAF_KINDS:
-        raise MetadataError(f"unknown kind of leaf {kind!r}; known are {', '.join(LEAF_KINDS)}")
-    for name in _TUPLES & stored.keys():
-        sizes = stored[name]
-        if not all(type(size) is int and size >= 0 for size in sizes):
-            raise MetadataError(f"{name} must be a list of sizes, found {sizes!r:.60}")
-        stored[name] = tuple(sizes)
-    return LeafSpec(kind=kind, **{n: stored[n] for n in _LEAF_FIELDS if n in stored})
+        raise MetadataError(
+            f"{where}: unknown kind of leaf {kind!r:.60}; known are {', '.join(LEAF_KINDS)}"
+        )
+    extra = None
+    if not stored.keys() <= _LEAF_TYPES.keys():
+        extra = {name: stored.pop(name) for name in stored.keys() - _LEAF_TYPES.keys()}
+    for name, value in stored.items():
+        expected = _LEAF_TYPES[name]
+        if expected is list:
+            stored[name] = _sizes(name, value, where)
+        elif expected is not object and type(value) is not expected:
+            raise MetadataError(
+                f"{where}: {name!r} must be {expected.__name__}, found {value!r:.60}"
+            )
+    return LeafSpec(kind, **stored, extra=extra)
+
+
+def _sizes(name: str, value: Any, where: str) -> tuple[int, ...]:
+    if type(value) is not list or not all(type(size) is int and size >= 0 for size in value):
+        raise MetadataError(f"{where}: {name!r} must be a list of sizes, found {value!r:.60}")
+    return tuple(value)
 
 
 def _node_to_json(node: Node) -> dict[str, Any]:
     if isinstance(node, LeafNode):
         return _leaf_to_json(node.spec)
-    if isinstance(node, NoneNode):
-        return {"node": "none"}
-    children = [_node_to_json(child) for child in node.children]
+    found: dict[str, Any] = {**node.extra} if node.extra else {}
     match node:
+        case NoneNode():
+            found["node"] = "none"
+            return found
         case DictNode(type=kind, keys=keys):
-            found: dict[str, Any] = {"node": "dict", "keys": [key.to_json() for key in keys]}
+            found |= {"node": "dict", "keys": [key.to_json() for key in keys]}
             if kind is not None:
                 found["type"] = kind
         case SequenceNode(kind=kind):
-            found = {"node": kind}
+            found["node"] = kind
         case NamedTupleNode(type=kind, fields=names):
-            found = {"node": "namedtuple", "type": kind, "fields": names}
+            found |= {"node": "namedtuple", "type": kind, "fields": names}
         case CustomNode(type=kind, keys=keys, style=style, indexed=indexed):
-            found = {"node": style, "type": kind, "keys": [key.to_json() for key in keys]}
+            found |= {"node": style, "type": kind, "keys": [key.to_json() for key in keys]}
             found["indexed"] = indexed
-    found["children"] = children
+    found["children"] = [_node_to_json(child) for child in node.children]
     return found
 
 
-def _node_from_json(stored: dict[str, Any]) -> Node:
-    if "leaf" in stored:
-        return LeafNode(_leaf_from_json(stored))
-    kind = stored["node"]
-    build = _BUILDERS.get(kind)
-    if build is None:
-        raise MetadataError(f"unknown kind of node {kind!r}; known are {', '.join(_BUILDERS)}")
-    children = tuple(_node_from_json(child) for child in stored.get("children", ()))
-    node = build(stored, children)
+def _node_from_json(stored: Any, where: str) -> Node:
+    if type(stored) is dict and "leaf" in stored:
+        return LeafNode(_leaf_from_json(stored, where))
+    fields = Fields(stored, source=where)
+    kind = fields.choice("node", _BUILDERS)
+    if kind == "none":
+        return NoneNode(fields.rest or None)
+    children = tuple(
+        _node_from_json(child, f"{where}/{index}")
+        for index, child in enumerate(fields.take("children", list))
+    )
+    node = _BUILDERS[kind](fields, kind, children)
     if len(steps_of(node)) != len(children):
-        raise MetadataError(f"a {kind} has {len(steps_of(node))} keys and {len(children)} children")
+        raise MetadataError(
+            f"{where}: a {kind} with {len(steps_of(node))} keys has {len(children)} children"
+        )
     return node
 
 
-def _keys(stored: dict[str, Any]) -> tuple[Key, ...]:
-    return tuple(Key.from_json(key) for key in stored["keys"])
+def _keys(fields: Fields) -> tuple[Key, ...]:
+    try:
+        return tuple([Key.from_json(key) for key in fields.take("keys", list)])
+    except MetadataError as error:
+        raise MetadataError(f"{fields.source}: {error}") from error
 
 
-def _custom(stored: dict[str, Any], children: tuple[Node, ...]) -> Node:
-    return CustomNode(
-        stored["type"], _keys(stored), children, stored["node"], bool(stored.get("indexed"))
-    )
+def _dict(fields: Fields, _kind: str, children: tuple[Node, ...]) -> Node:
+    name = fields.take("type", str, default=None)
+    return DictNode(name, _keys(fields), children, fields.rest or None)
 
 
-_BUILDERS: dict[str, Callable[[dict[str, Any], tuple[Node, ...]], Node]] = {
-    "none": lambda _stored, _children: NoneNode(),
-    "dict": lambda stored, children: DictNode(stored.get("type"), _keys(stored), children),
-    "list": lambda _stored, children: SequenceNode("list", children),
-    "tuple": lambda _stored, children: SequenceNode("tuple", children),
-    "namedtuple": lambda stored, children: NamedTupleNode(
-        stored["type"], tuple(stored["fields"]), children
-    ),
+def _sequence(fields: Fields, kind: str, children: tuple[Node, ...]) -> Node:
+    return SequenceNode(kind, children, fields.rest or None)
+
+
+def _namedtuple(fields: Fields, _kind: str, children: tuple[Node, ...]) -> Node:
+    name, names = fields.take("type", str), fields.take_list("fields", str)
+    return NamedTupleNode(name, names, children, fields.rest or None)
+
+
+def _custom(fields: Fields, kind: str, children: tuple[Node, ...]) -> Node:
+    name, indexed = fields.take("type", str), fields.take("indexed", bool)
+    return CustomNode(name, _keys(fields), children, kind, indexed, fields.rest or None)
+
+
+_BUILDERS: dict[str, Callable[[Fields, str, tuple[Node, ...]], Node]] = {
+    "none": _sequence,  # handled before: it has no children
+    "dict": _dict,
+    "list": _sequence,
+    "tuple": _sequence,
+    "namedtuple": _namedtuple,
     "dataclass": _custom,
     "custom": _custom,
 }
