@@ -12,8 +12,8 @@ from holdfast_metadata import COMMIT_FILE, CommitRecord, canonical_json
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
 from holdfast_storage.commit import list_committed, open_committed, read_record, verify
+from holdfast_storage.testing.faulty import MUTATIONS, Fault, FaultyBackend
 from holdfast_storage.testing.history import History, files_of, strategy_for, until_paused
-from holdfast_storage.testing.pauses import MUTATIONS, Fault, NumberedBackend
 from holdfast_storage.testing.tables import TableBackend
 
 SCENARIOS = [("save", False), ("overwrite", True), ("retire", True), ("sweep", True)]
@@ -270,7 +270,7 @@ class CommitTests:
     ) -> None:
         for number in itertools.count(1):
             history = await self._fresh(backend, committed=committed, dead=what == "sweep")
-            view = NumberedBackend(backend, {number: fault})
+            view = FaultyBackend(backend, {number: fault})
             await history.act(what, view, "A")
             if len(view.calls) < number:
                 return
@@ -304,7 +304,7 @@ class CommitTests:
     ) -> int:
         """A pauses, B acts, A goes on; says how many calls A made."""
         history = await self._fresh(backend, committed=committed, dead=what == "sweep")
-        view = NumberedBackend(backend, faults)
+        view = FaultyBackend(backend, faults)
         actor = asyncio.ensure_future(history.act(what, view, "A"))
         if await until_paused(actor, view):
             await history.act(other, backend, "B")
@@ -334,7 +334,7 @@ class CommitTests:
     async def _mutations(self, backend: StorageBackend, what: str, committed: bool) -> list[int]:
         """The numbers of an actor's mutating calls, reads counted."""
         history = await self._fresh(backend, committed=committed, dead=what == "sweep")
-        view = NumberedBackend(backend, reads=True)
+        view = FaultyBackend(backend, reads=True)
         await history.act(what, view, "A")
         return [call.number for call in view.calls if call.operation in MUTATIONS]
 
@@ -349,8 +349,8 @@ class CommitTests:
     ) -> bool:
         """A loses a reply and pauses, B stops half way, A ends, B ends; whether B stopped."""
         history = await self._fresh(backend, committed=committed, dead=what == "sweep")
-        first = NumberedBackend(backend, faults, reads=True)
-        second = NumberedBackend(backend, {stop: Fault.PAUSE})
+        first = FaultyBackend(backend, faults, reads=True)
+        second = FaultyBackend(backend, {stop: Fault.PAUSE})
         one = asyncio.ensure_future(history.act(what, first, "A"))
         await until_paused(one, first)
         two = asyncio.ensure_future(history.act(other, second, "B"))
@@ -370,7 +370,7 @@ class CommitTests:
     ) -> None:
         for number in itertools.count(1):
             history = await self._fresh(backend, committed=True, dead=False)
-            view = NumberedBackend(backend, {number: Fault.PAUSE}, reads=True)
+            view = FaultyBackend(backend, {number: Fault.PAUSE}, reads=True)
             reader = asyncio.ensure_future(history.committed(view))
             reached = asyncio.ensure_future(view.reached.wait())
             await asyncio.wait([reader, reached], return_when=asyncio.FIRST_COMPLETED)
@@ -385,7 +385,7 @@ class CommitTests:
     async def test_cancelling_a_commit_waits_for_its_outcome(
         self, backend: StorageBackend, history: History
     ) -> None:
-        view = NumberedBackend(backend)
+        view = FaultyBackend(backend)
         strategy = await strategy_for(view)
         txn = await strategy.begin(history.final)
         area = strategy.area(txn)

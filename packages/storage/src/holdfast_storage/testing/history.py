@@ -18,7 +18,7 @@ from holdfast_storage.commit.layout import ADVISORY_FILE
 from holdfast_storage.commit.opening import CommittedArea
 from holdfast_storage.commit.pointer import PointerCommit
 from holdfast_storage.commit.strategy import Transaction
-from holdfast_storage.testing.pauses import NumberedBackend, SimulatedCrash
+from holdfast_storage.testing.faulty import FaultyBackend, SimulatedCrash
 
 
 async def strategy_for(backend: StorageBackend) -> PointerCommit:
@@ -197,7 +197,7 @@ async def _quietly(action: Awaitable[object]) -> None:
         return
 
 
-async def until_paused(actor: asyncio.Task[None], view: NumberedBackend) -> bool:
+async def until_paused(actor: asyncio.Task[None], view: FaultyBackend) -> bool:
     """Waits until the actor pauses or ends; says whether it paused."""
     reached = asyncio.ensure_future(view.reached.wait())
     await asyncio.wait([actor, reached], return_when=asyncio.FIRST_COMPLETED)

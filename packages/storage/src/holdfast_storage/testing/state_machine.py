@@ -14,8 +14,8 @@ from holdfast_storage import errors
 from holdfast_storage.backend import StorageBackend
 from holdfast_storage.commit import list_committed
 from holdfast_storage.commit.strategy import CommitStrategy, Transaction
+from holdfast_storage.testing.faulty import Fault, FaultyBackend, SimulatedCrash
 from holdfast_storage.testing.history import History, files_of, strategy_for
-from holdfast_storage.testing.pauses import Fault, NumberedBackend, SimulatedCrash
 
 T = TypeVar("T")
 _FAULTS = st.one_of(
@@ -51,8 +51,8 @@ class CommitMachine(RuleBasedStateMachine):
     def _run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self._loop.run_until_complete(coroutine)
 
-    def _view(self, fault: tuple[int, Fault] | None) -> NumberedBackend:
-        return NumberedBackend(self.store, dict([fault] if fault else []))
+    def _view(self, fault: tuple[int, Fault] | None) -> FaultyBackend:
+        return FaultyBackend(self.store, dict([fault] if fault else []))
 
     @rule(writer=_WRITERS)
     def begin(self, writer: str) -> None:
@@ -91,7 +91,7 @@ class CommitMachine(RuleBasedStateMachine):
 
     async def _commit(
         self,
-        view: NumberedBackend,
+        view: FaultyBackend,
         txn: Transaction,
         entries: tuple[ManifestEntry, ...],
         replace: bool,

@@ -37,6 +37,7 @@ class Fault(enum.Enum):
     LOSE_REPLY = "the effect happens, the reply is lost"
     REFUSE = "nothing happens, the store answers 503"
     PAUSE = "wait before the effect until resumed"
+    DELAY = "the effect happens a while later"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Call:
     key: str
 
 
-class NumberedBackend(StorageBackend):
+class FaultyBackend(StorageBackend):
     """One actor's view of a store that others share.
 
     Mutating calls are numbered from 1. `delete_prefix` is taken apart, so that every
@@ -58,9 +59,10 @@ class NumberedBackend(StorageBackend):
         inner: The store.
         faults: What happens at which call.
         reads: Number the reads too.
+        delay_s: How long `Fault.DELAY` waits, in seconds.
     """
 
-    scheme: ClassVar[str] = "numbered"
+    scheme: ClassVar[str] = "faulty"
 
     def __init__(
         self,
@@ -68,8 +70,10 @@ class NumberedBackend(StorageBackend):
         faults: dict[int, Fault] | None = None,
         *,
         reads: bool = False,
+        delay_s: float = 0.01,
     ) -> None:
         self._inner = inner
+        self.delay_s = delay_s
         self.faults = dict(faults or {})
         self.root = inner.root
         self.capabilities = inner.capabilities
@@ -96,6 +100,8 @@ class NumberedBackend(StorageBackend):
         if fault is Fault.PAUSE:
             self.reached.set()
             await self.resume.wait()
+        if fault is Fault.DELAY:
+            await asyncio.sleep(self.delay_s)
         result = await act()
         if fault is Fault.LOSE_REPLY:
             raise errors.TransientStorageError("injected: lost reply", key=key, root=self.root)
