@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,7 +63,7 @@ class TreeDocument:
         >>> TreeDocument(
         ...     DictNode(None, (Key.of(1),), (NoneNode(),))
         ... ).to_bytes()  # doctest: +ELLIPSIS
-        b'{..."root":{"children":[{"node":"none"}],"keys":[["int","1"]],"node":"dict"}}'
+        b'{..."root":{"children":[{"node":"none"}],"keys":[["int","1"]],"node":"dict"},...}'
     """
 
     root: Node
@@ -82,8 +82,9 @@ class TreeDocument:
         Raises:
             MetadataError: The tree is nested too deeply.
         """
+        shardings = _Shardings()
         try:
-            root = _node_to_json(self.root)
+            root = _node_to_json(self.root, shardings)
         except RecursionError as error:
             raise MetadataError("the tree is nested too deeply to be described") from error
         known = {
@@ -91,6 +92,7 @@ class TreeDocument:
             "handler": self.handler,
             "orbax_unreadable": self.orbax_unreadable,
             "root": root,
+            "shardings": shardings.rows,
         }
         return canonical_json(merge_extra(known, self.extra))
 
@@ -105,8 +107,9 @@ class TreeDocument:
         """
         fields = Fields.parse(data, source=source)
         version = fields.version(FORMAT_VERSION)
+        shardings = fields.take_list("shardings", dict)
         try:
-            root = _node_from_json(fields.take("root", dict), f"{source}: root")
+            root = _node_from_json(fields.take("root", dict), f"{source}: root", shardings)
         except RecursionError as error:
             raise MetadataError(f"{source}: the tree is nested too deeply") from error
         return cls(
@@ -118,17 +121,36 @@ class TreeDocument:
         )
 
 
+class _Shardings:
+    """Each sharding once: thousands of leaves share a few, and each may name every device."""
+
+    def __init__(self) -> None:
+        self.rows: list[Mapping[str, Any]] = []
+        self._by_id: dict[int, int] = {}
+        self._by_text: dict[bytes, int] = {}
+
+    def position(self, sharding: Mapping[str, Any]) -> int:
+        """Where the sharding stands among the rows; a new one is added."""
+        found = self._by_id.get(id(sharding))
+        if found is None:
+            found = self._by_text.setdefault(canonical_json(sharding), len(self.rows))
+            if found == len(self.rows):
+                self.rows.append(sharding)
+            self._by_id[id(sharding)] = found
+        return found
+
+
 _LEAF_TYPES: dict[str, type] = {
     **dict.fromkeys(("name", "dtype", "key_impl", "storage_dtype"), str),
     **dict.fromkeys(("shape", "chunk_shape", "write_shape"), list),
     "weak_type": bool,
-    "sharding": dict,
+    "sharding": int,  # a position among the document's shardings
     "value": object,
 }
 _LEAF_FIELDS = tuple(_LEAF_TYPES)
 
 
-def _leaf_to_json(spec: LeafSpec) -> dict[str, Any]:
+def _leaf_to_json(spec: LeafSpec, shardings: _Shardings) -> dict[str, Any]:
     found: dict[str, Any] = {**spec.extra} if spec.extra else {}
     found["leaf"] = spec.kind
     for name in _LEAF_FIELDS:
@@ -137,10 +159,14 @@ def _leaf_to_json(spec: LeafSpec) -> dict[str, Any]:
             found[name] = value
     if spec.value is False:
         found["value"] = False
+    if spec.sharding is not None:
+        found["sharding"] = shardings.position(spec.sharding)
     return found
 
 
-def _leaf_from_json(stored: dict[str, Any], where: str) -> LeafSpec:
+def _leaf_from_json(
+    stored: dict[str, Any], where: str, shardings: Sequence[Mapping[str, Any]]
+) -> LeafSpec:
     kind = stored.pop("leaf")
     if kind not in LEAF_KINDS:
         raise MetadataError(
@@ -157,6 +183,14 @@ def _leaf_from_json(stored: dict[str, Any], where: str) -> LeafSpec:
             raise MetadataError(
                 f"{where}: {name!r} must be {expected.__name__}, found {value!r:.60}"
             )
+    if "sharding" in stored:
+        position = stored["sharding"]
+        if not 0 <= position < len(shardings):
+            raise MetadataError(
+                f"{where}: 'sharding' must be a position among {len(shardings)} shardings, "
+                f"found {position}"
+            )
+        stored["sharding"] = shardings[position]
     return LeafSpec(kind, **stored, extra=extra)
 
 
@@ -166,9 +200,9 @@ def _sizes(name: str, value: Any, where: str) -> tuple[int, ...]:
     return tuple(value)
 
 
-def _node_to_json(node: Node) -> dict[str, Any]:
+def _node_to_json(node: Node, shardings: _Shardings) -> dict[str, Any]:
     if isinstance(node, LeafNode):
-        return _leaf_to_json(node.spec)
+        return _leaf_to_json(node.spec, shardings)
     found: dict[str, Any] = {**node.extra} if node.extra else {}
     match node:
         case NoneNode():
@@ -185,19 +219,19 @@ def _node_to_json(node: Node) -> dict[str, Any]:
         case CustomNode(type=kind, keys=keys, style=style, indexed=indexed):
             found |= {"node": style, "type": kind, "keys": [key.to_json() for key in keys]}
             found["indexed"] = indexed
-    found["children"] = [_node_to_json(child) for child in node.children]
+    found["children"] = [_node_to_json(child, shardings) for child in node.children]
     return found
 
 
-def _node_from_json(stored: Any, where: str) -> Node:
+def _node_from_json(stored: Any, where: str, shardings: Sequence[Mapping[str, Any]]) -> Node:
     if type(stored) is dict and "leaf" in stored:
-        return LeafNode(_leaf_from_json(stored, where))
+        return LeafNode(_leaf_from_json(stored, where, shardings))
     fields = Fields(stored, source=where)
     kind = fields.choice("node", _BUILDERS)
     if kind == "none":
         return NoneNode(fields.rest or None)
     children = tuple(
-        _node_from_json(child, f"{where}/{index}")
+        _node_from_json(child, f"{where}/{index}", shardings)
         for index, child in enumerate(fields.take("children", list))
     )
     node = _BUILDERS[kind](fields, kind, children)

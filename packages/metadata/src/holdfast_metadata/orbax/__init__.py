@@ -8,16 +8,29 @@ from holdfast_metadata.orbax.array_metadata import (
     ArrayMetadataEntry,
     ArrayMetadataFile,
 )
-from holdfast_metadata.orbax.item import ITEM_METADATA_FILE, ItemEntry, ItemMetadata
-from holdfast_metadata.orbax.root import ROOT_METADATA_FILE, RootMetadata
+from holdfast_metadata.orbax.item import (
+    DICT_KEY,
+    ITEM_METADATA_FILE,
+    SEQUENCE_KEY,
+    ItemEntry,
+    ItemMetadata,
+)
+from holdfast_metadata.orbax.root import (
+    LEGACY_ROOT_METADATA_FILE,
+    ROOT_METADATA_FILE,
+    RootMetadata,
+)
 from holdfast_metadata.orbax.sharding import SHARDING_FILE, ShardingFile
 from holdfast_metadata.orbax.step import STEP_METADATA_FILE, StepMetadata
 from holdfast_metadata.orbax.strings import STRINGS_FILE, StringsFile
 
 __all__ = [
     "ARRAY_METADATA_DIR",
+    "DICT_KEY",
     "ITEM_METADATA_FILE",
+    "LEGACY_ROOT_METADATA_FILE",
     "ROOT_METADATA_FILE",
+    "SEQUENCE_KEY",
     "SHARDING_FILE",
     "STEP_METADATA_FILE",
     "STRINGS_FILE",

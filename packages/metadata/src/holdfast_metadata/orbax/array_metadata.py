@@ -31,7 +31,7 @@ class ArrayMetadataEntry:
 
 @dataclass(frozen=True, slots=True)
 class ArrayMetadataFile:
-    """All jax.Arrays of one process."""
+    """All jax.Arrays of one process; Orbax reads the file of process 0 alone."""
 
     entries: tuple[ArrayMetadataEntry, ...]
 
@@ -62,7 +62,7 @@ class ArrayMetadataFile:
         Raises:
             MetadataError: A field is missing or has the wrong type.
         """
-        fields = Fields.parse(data, source=source)
+        fields = Fields.parse(data, source=source, lenient=True)
         entries = fields.take("array_metadatas", list, default=[])
         return cls(tuple(_entry(stored, source) for stored in entries))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from holdfast_metadata.errors import MetadataError
 from holdfast_metadata.fields import Fields
-from holdfast_metadata.json_codec import canonical_json
+from holdfast_metadata.json_codec import ordered_json
 
 ITEM_METADATA_FILE = "_METADATA"
 SEQUENCE_KEY = 1
@@ -35,7 +35,17 @@ class ItemEntry:
 
 @dataclass(frozen=True, slots=True)
 class ItemMetadata:
-    """The document. Reading fills `use_ocdbt` with None where the file does not say."""
+    """The document.
+
+    Attributes:
+        entries: Leaves, empty containers and Nones, in the file's order, which means nothing.
+        use_ocdbt: Whether arrays are in one OCDBT database; None, from a file that does not
+            say, means: if there is one.
+        use_zarr3: Whether arrays are zarr 3 and not zarr 2.
+        store_array_data_equal_to_fill_value: Whether a missing chunk is damage.
+        custom_metadata: Any JSON.
+        extra: Fields this version does not know, kept.
+    """
 
     entries: tuple[ItemEntry, ...]
     use_ocdbt: bool | None = True
@@ -45,7 +55,11 @@ class ItemMetadata:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
-        """Encodes as JSON; the map's keys are what Orbax writes, and no reader parses them."""
+        """Encodes as JSON; the map's keys are what Orbax writes, and no reader parses them.
+
+        Raises:
+            MetadataError: The custom metadata is not JSON.
+        """
         tree: dict[str, Any] = {}
         for entry in self.entries:
             value: dict[str, Any] = {
@@ -59,7 +73,7 @@ class ItemMetadata:
             if label in tree:  # paths that differ only in the types of their keys
                 label = f"{label}#{len(tree)}"
             tree[label] = {"key_metadata": keys, "value_metadata": value}
-        return canonical_json(
+        return ordered_json(
             {
                 **self.extra,
                 "tree_metadata": tree,
@@ -72,12 +86,12 @@ class ItemMetadata:
 
     @classmethod
     def from_bytes(cls, data: bytes, *, source: str = ITEM_METADATA_FILE) -> ItemMetadata:
-        """Decodes as tolerantly as Orbax: unknown fields are ignored, order is free.
+        """Decodes as tolerantly as Orbax: order is free, and so are the map's keys.
 
         Raises:
             MetadataError: A field is missing or has the wrong type.
         """
-        fields = Fields.parse(data, source=source)
+        fields = Fields.parse(data, source=source, lenient=True)
         tree = fields.take("tree_metadata", dict)
         return cls(
             entries=tuple(_entry(value, f"{source}: {key}") for key, value in tree.items()),
@@ -95,6 +109,8 @@ def _entry(stored: Any, source: str) -> ItemEntry:
     fields = Fields(stored, source=source)
     value = Fields(fields.take("value_metadata", dict), source=source)
     shape = value.take("write_shape", list, None, default=None)
+    if shape is not None and not all(type(size) is int for size in shape):
+        raise MetadataError(f"{source}: 'write_shape' must hold int, found {shape!r:.60}")
     return ItemEntry(
         path=tuple(_step(step, source) for step in fields.take("key_metadata", list)),
         value_type=value.take("value_type", str),

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from holdfast_metadata.errors import MetadataError
 from holdfast_metadata.fields import Fields, merge_extra
-from holdfast_metadata.json_codec import canonical_json, require_json
+from holdfast_metadata.json_codec import canonical_json
+from holdfast_metadata.orbax.values import require_object
 
 ROOT_METADATA_FILE = "_ROOT_METADATA"
+LEGACY_ROOT_METADATA_FILE = "metadata"  # what Orbax tries if the other is missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +22,7 @@ class RootMetadata:
     Attributes:
         custom_metadata: The caller's object.
         internal_metadata: Orbax's own, kept.
+        extra: Fields that Orbax would fold into the custom metadata; it refuses both together.
     """
 
     custom_metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -26,8 +30,15 @@ class RootMetadata:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
-        """Encodes as JSON."""
-        require_json(self.custom_metadata, what="custom_metadata")
+        """Encodes as JSON.
+
+        Raises:
+            MetadataError: The custom metadata is not plain JSON, or there are unknown
+                fields beside it.
+        """
+        require_object(self.custom_metadata, what="custom_metadata")
+        if self.extra and self.custom_metadata:
+            raise MetadataError("Orbax refuses unknown fields beside custom_metadata")
         known = {
             "custom_metadata": dict(self.custom_metadata),
             "internal_metadata": dict(self.internal_metadata),
@@ -41,7 +52,7 @@ class RootMetadata:
         Raises:
             MetadataError: A field has the wrong type.
         """
-        fields = Fields.parse(data, source=source)
+        fields = Fields.parse(data, source=source, lenient=True)
         return cls(
             custom_metadata=fields.take("custom_metadata", dict, None, default=None) or {},
             internal_metadata=fields.take("internal_metadata", dict, None, default=None) or {},

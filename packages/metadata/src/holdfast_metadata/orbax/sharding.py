@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast_metadata.errors import MetadataError
+from holdfast_metadata.fields import Fields
 from holdfast_metadata.json_codec import canonical_json, parse_json
 
 SHARDING_FILE = "_sharding"
@@ -16,34 +17,51 @@ SHARDING_FILE = "_sharding"
 
 @dataclass(frozen=True, slots=True)
 class ShardingFile:
-    """The sharding as a JSON object, by parameter name."""
+    """The shardings of an item.
+
+    Attributes:
+        shardings: By parameter name, the JSON object that describes a sharding.
+        unreadable: Keys of the file whose entries cannot be read. Orbax does not look at
+            them until it needs one; without them, a leaf just has no saved sharding.
+
+    Example:
+        >>> ShardingFile({"b": {"sharding_type": "SingleDeviceSharding"}}).to_bytes()
+        b'{"Yg==":"{\\\\"sharding_type\\\\": \\\\"SingleDeviceSharding\\\\"}"}'
+    """
 
     shardings: Mapping[str, Mapping[str, Any]]
+    unreadable: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
-        """Encodes: padded URL-safe base64 of the name, and the object as text."""
-        return canonical_json(
-            {
-                base64.urlsafe_b64encode(name.encode()).decode("ascii"): json.dumps(sharding)
-                for name, sharding in self.shardings.items()
-            }
-        )
+        """Encodes: padded URL-safe base64 of the name, and the object as text.
+
+        Raises:
+            MetadataError: A name is not Unicode.
+        """
+        try:
+            return canonical_json(
+                {
+                    base64.urlsafe_b64encode(name.encode()).decode("ascii"): json.dumps(sharding)
+                    for name, sharding in self.shardings.items()
+                }
+            )
+        except UnicodeEncodeError as error:
+            raise MetadataError(f"the name {error.object!r:.60} is not Unicode") from error
 
     @classmethod
     def from_bytes(cls, data: bytes, *, source: str = SHARDING_FILE) -> ShardingFile:
-        """Decodes.
+        """Decodes what can be decoded, see `unreadable`.
 
         Raises:
-            MetadataError: A key is no base64, or a value no JSON text.
+            MetadataError: The file is no JSON object.
         """
-        stored = parse_json(data, source=source)
-        if not isinstance(stored, dict):
-            raise MetadataError(f"{source} must be a JSON object")
-        found = {}
+        stored = Fields.parse(data, source=source, lenient=True).rest
+        found: dict[str, Mapping[str, Any]] = {}
+        unreadable = []
         for key, text in stored.items():
             try:
                 name = base64.b64decode(key, altchars=b"-_", validate=True).decode()
-                found[name] = json.loads(text)
-            except (ValueError, TypeError) as error:
-                raise MetadataError(f"{source}: the entry {key!r} cannot be read") from error
-        return cls(found)
+                found[name] = Fields(parse_json(text.encode()), source=key).rest
+            except (ValueError, AttributeError):
+                unreadable.append(key)
+        return cls(found, tuple(unreadable))

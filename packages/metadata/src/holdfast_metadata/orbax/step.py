@@ -8,7 +8,8 @@ from typing import Any
 
 from holdfast_metadata.errors import MetadataError
 from holdfast_metadata.fields import Fields
-from holdfast_metadata.json_codec import canonical_json, require_json
+from holdfast_metadata.json_codec import canonical_json
+from holdfast_metadata.orbax.values import require_object
 
 STEP_METADATA_FILE = "_CHECKPOINT_METADATA"
 
@@ -18,7 +19,8 @@ class StepMetadata:
     """A checkpoint's document.
 
     Attributes:
-        item_handlers: Class path by item name; one class path for a flat checkpoint.
+        item_handlers: Class path by item name; one class path for a flat checkpoint. What
+            is no class path was not read.
         init_timestamp_nsecs: Start of the save, or None.
         commit_timestamp_nsecs: End of the save, or None.
         custom_metadata: The caller's object.
@@ -38,14 +40,19 @@ class StepMetadata:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_bytes(self) -> bytes:
-        """Encodes as JSON.
+        """Encodes as JSON that every Orbax reader accepts.
 
         Raises:
-            MetadataError: There are both unknown fields and custom metadata.
+            MetadataError: The custom metadata is not plain JSON, there are unknown fields
+                beside it, or a timestamp is no int.
         """
+        require_object(self.custom_metadata, what="custom_metadata")
         if self.extra and self.custom_metadata:
             raise MetadataError("Orbax refuses unknown fields beside custom_metadata")
-        require_json(self.custom_metadata, what="custom_metadata")
+        for name in ("init_timestamp_nsecs", "commit_timestamp_nsecs"):
+            found = getattr(self, name)
+            if found is not None and type(found) is not int:
+                raise MetadataError(f"{name} must be int or None, found {found!r:.60}")
         return canonical_json(
             {
                 **self.extra,
@@ -67,10 +74,10 @@ class StepMetadata:
         """
         if not data.strip():
             return cls()
-        fields = Fields.parse(data, source=source)
+        fields = Fields.parse(data, source=source, lenient=True)
         handlers = fields.take("item_handlers", dict, str, None, default=None)
-        if isinstance(handlers, dict) and not all(isinstance(h, str) for h in handlers.values()):
-            raise MetadataError(f"{source}: 'item_handlers' must hold class paths")
+        if isinstance(handlers, dict):
+            handlers = {name: path for name, path in handlers.items() if isinstance(path, str)}
         return cls(
             item_handlers=handlers,
             init_timestamp_nsecs=fields.take("init_timestamp_nsecs", int, None, default=None),

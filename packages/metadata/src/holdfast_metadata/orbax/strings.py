@@ -7,7 +7,7 @@ is nested and `~1` stands for a slash. Some names cannot be stored at all.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,10 @@ _LONE_TILDE = re.compile(r"~(?![01])")
 
 @dataclass(frozen=True, slots=True)
 class StringsFile:
-    """A string by parameter name.
+    """The strings of an item.
+
+    Attributes:
+        strings: By parameter name.
 
     Example:
         >>> StringsFile({"a/b": "x"}).to_bytes()
@@ -42,20 +45,32 @@ class StringsFile:
             for token in above:
                 node = node.setdefault(token, {})
                 if not isinstance(node, dict):
-                    raise MetadataError(f"the string {name!r} lies below another string")
+                    raise MetadataError(
+                        f"the string {name!r} lies below another string: in {STRINGS_FILE}, "
+                        "'/' in a name separates levels"
+                    )
             if last in node:
-                raise MetadataError(f"two strings share the place of {name!r}")
+                raise MetadataError(
+                    f"the string {name!r} lies where another string is, or above one: in "
+                    f"{STRINGS_FILE}, '/' in a name separates levels"
+                )
             node[last] = value
         return canonical_json(root)
 
     @classmethod
-    def lookup(cls, data: bytes, names: list[str], *, source: str = STRINGS_FILE) -> StringsFile:
-        """Finds the strings of the given names.
+    def lookup(
+        cls, data: bytes, names: Iterable[str], *, source: str = STRINGS_FILE
+    ) -> StringsFile:
+        """Finds the strings of the given names, which the file alone does not tell.
 
         Raises:
-            MetadataError: One is not there, or is no string.
+            MetadataError: One is not there, is no string, or its name is no JSON pointer.
+
+        Example:
+            >>> StringsFile.lookup(b'{"a/b":"x","a":{"b":"y"}}', ["a~1b", "a/b"]).strings
+            {'a~1b': 'x', 'a/b': 'y'}
         """
-        root = parse_json(data, source=source)
+        root = parse_json(data, source=source, lenient=True)
         found = {}
         for name in names:
             node = root
