@@ -110,6 +110,13 @@ def zarr_metadata(
     return found
 
 
+@functools.lru_cache(maxsize=1024)
+def encoded_metadata(shape: Shape, chunk: Shape, dtype: str) -> bytes:
+    """The bytes of an uncompressed array's `zarr.json`; many arrays share them."""
+    found = zarr_metadata(shape, chunk, np.dtype(_numpy(dtype)), None)
+    return json.dumps(found).encode("ascii")
+
+
 @functools.cache
 def _template(dtype: str, compression: str | None) -> dict[str, Any]:
     """What TensorStore itself writes for an array of this dtype."""

@@ -16,7 +16,7 @@ from holdfast_checkpointer.arrays.buffers import ByteBudget, aligned_empty
 from holdfast_checkpointer.arrays.formats import ArrayFormat
 from holdfast_checkpointer.arrays.options import ArrayLoadOptions
 from holdfast_checkpointer.arrays.write import digest_array
-from holdfast_metadata import dtype_from_name
+from holdfast_metadata import digest_bytes, dtype_from_name
 from holdfast_storage import KvTarget, errors
 
 _SMALL = 256 << 10
@@ -35,6 +35,7 @@ class ArrayRequest:
         chunk_shape: As saved; None without digests.
         digests: By chunk index; None if there are none (Orbax's).
         regions: The parts wanted; None for the whole.
+        writable: Whether the caller gets the memory itself and may write to it.
     """
 
     name: str
@@ -45,6 +46,7 @@ class ArrayRequest:
     chunk_shape: plan.Shape | None = None
     digests: Mapping[str, str] | None = None
     regions: Sequence[plan.Region] | None = None
+    writable: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class ArrayReader:
     async def read(self, requests: Sequence[ArrayRequest]) -> list[Parts]:
         """Reads all requests; each gives an array per wanted region.
 
-        The arrays are fresh, writable memory that nothing else refers to.
+        The arrays are fresh memory that nothing else refers to.
 
         Raises:
             DamagedCheckpointError: Bytes differ from what was saved, or are missing; names
@@ -143,10 +145,14 @@ class ArrayReader:
                 for r in requests
             ]
             batch.submit()
-        found: list[Parts | None] = []
+        return await asyncio.to_thread(self._decode_all, requests, futures)
+
+    def _decode_all(self, requests: Sequence[ArrayRequest], futures: Any) -> list[Parts | None]:
+        """In a thread: awaited one by one, each would cost a turn of the loop."""
+        found = []
         for request, future in zip(requests, futures, strict=True):
             with failures.reading(request.leaf, self._label):
-                result = await future
+                result = future.result()
             found.append(self._decode_plain(request, result))
         return found
 
@@ -160,13 +166,12 @@ class ArrayReader:
         value = result.value
         if len(value) != math.prod(request.shape) * dtype.itemsize:
             return None  # compressed: the array's own metadata will tell
-        array = aligned_empty(request.shape, dtype)
-        array.reshape(-1).view(np.uint8)[:] = np.frombuffer(value, np.uint8)
         if self._options.verify:
             expected = request.digests.get(plan.chunk_name((0,) * len(request.shape)))
-            if digest_array(array) != expected:
+            if digest_bytes(value) != expected:
                 return None  # damaged, or compressed to just this length: likewise
-        return [array]
+        array = np.frombuffer(value, dtype).reshape(request.shape)
+        return [array.copy() if request.writable else array]
 
     async def _read_one(self, request: ArrayRequest) -> Parts:
         with failures.reading(request.leaf, self._label):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -116,10 +115,11 @@ async def _write_batch(
         )
         chunks = list(_cut(array, shape))
         digests = await _digest(chunks)
-        metadata = formats.zarr_metadata(array.shape, shape, stored, options.compression)
         if array.nbytes <= options.small_leaf_bytes and options.compression is None:
-            pending += _write_small(store, array, metadata, shape, chunks)
+            encoded = formats.encoded_metadata(array.shape, shape, dtype_name(stored))
+            pending += _write_small(store, array, encoded, shape, chunks)
         else:
+            metadata = formats.zarr_metadata(array.shape, shape, stored, options.compression)
             pending += await _write_large(
                 database, array, metadata, chunks, context, transaction, stored
             )
@@ -134,13 +134,22 @@ async def _write_batch(
                 digests=digests,
             )
         )
-    for future in pending:
-        await future
+    await asyncio.to_thread(_settle, pending)
     await transaction.commit_async()
     return records
 
 
+def _settle(futures: Sequence[Any]) -> None:
+    """Waits for many futures: awaited one by one, each would cost a turn of the loop."""
+    for future in futures:
+        future.result()
+
+
 def _cut(array: StagedArray, shape: plan.Shape) -> Iterator[_Chunk]:
+    if shape == array.shape and len(array.shards) == 1:  # most arrays are one chunk
+        shard = array.shards[0]
+        yield _Chunk((0,) * len(shape), shard.region, shard.data)
+        return
     for shard in array.shards:
         for index, region in plan.chunks_of(array.shape, shape, shard.region):
             part = shard.data[plan.within(region, shard.region)]
@@ -165,12 +174,12 @@ def digest_array(array: np.ndarray[Any, Any]) -> str:
 def _write_small(
     store: ts.KvStore,
     array: StagedArray,
-    metadata: dict[str, Any],
+    metadata: bytes,
     shape: plan.Shape,
     chunks: Sequence[_Chunk],
 ) -> list[Any]:
     """As plain keys: `zarr.json`, and each chunk's bytes (a chunk at the end padded)."""
-    pending = [store.write(formats.metadata_key(array.name), json.dumps(metadata))]
+    pending = [store.write(formats.metadata_key(array.name), metadata)]
     for chunk in chunks:
         data = chunk.data
         if data.shape != shape:

@@ -185,6 +185,7 @@ def _request(item: StoredItem, want: Want, placement: place.Placement) -> ArrayR
         chunk_shape=digests.chunk_shape if digests else None,
         digests=digests.digests if digests else None,
         regions=regions,
+        writable=placement.sharding is None,
     )
 
 
