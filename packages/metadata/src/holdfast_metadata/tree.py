@@ -243,8 +243,9 @@ def _node_from_json(stored: Any, where: str, shardings: Sequence[Mapping[str, An
 
 
 def _keys(fields: Fields) -> tuple[Key, ...]:
+    stored = fields.take("keys", list)
     try:
-        return tuple([Key.from_json(key) for key in fields.take("keys", list)])
+        return tuple([Key.from_json(key) for key in stored])
     except MetadataError as error:
         raise MetadataError(f"{fields.source}: {error}") from error
 
