@@ -52,6 +52,8 @@ def assert_same_leaf(found, saved):
     elif isinstance(saved, float):
         assert math.copysign(1, found) == math.copysign(1, saved)
         assert found == saved or (found != found and saved != saved)
+    elif isinstance(saved, complex):
+        assert np.complex128(found).tobytes() == np.complex128(saved).tobytes()
     else:
         assert found == saved
 
