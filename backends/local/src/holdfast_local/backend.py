@@ -196,10 +196,12 @@ class LocalBackend(StorageBackend):
         except (FileNotFoundError, NotADirectoryError):
             return Listing((), ())
         for entry in entries:
+            if files.TEMPORARY.fullmatch(entry.name):
+                continue
             key = keys.join(prefix, entry.name)
             if entry.is_dir():
                 prefixes.append(key)
-            elif not files.TEMPORARY.fullmatch(entry.name):
+            else:
                 try:
                     objects.append(self._stat(key))
                 except FileNotFoundError:

@@ -52,7 +52,9 @@ def current(path: str) -> tuple[str, os.stat_result]:
 
 def write(path: str, data: bytes, *, durable: bool, parents: bool) -> None:
     """Puts `data` at `path`, replacing what is there."""
-    temporary = _write_temporary(path, data, durable=durable, parents=parents)
+    temporary = _stage(path, data, durable=durable, parents=parents)
+    if temporary is None:
+        return
     try:
         os.replace(temporary, path)
     except BaseException:
@@ -68,7 +70,9 @@ def create(path: str, data: bytes, *, durable: bool, parents: bool) -> None:
     Raises:
         FileExistsError: Something is there.
     """
-    temporary = _write_temporary(path, data, durable=durable, parents=parents)
+    temporary = _stage(path, data, durable=durable, parents=parents)
+    if temporary is None:
+        return
     try:
         _link_once(temporary, path)
     finally:
@@ -85,7 +89,8 @@ def swap(path: str, data: bytes, expected: str) -> bool:
         return False
     if version_of(status) != expected:
         return False
-    temporary = _write_temporary(path, data, durable=True, parents=False)
+    temporary = os.path.join(os.path.dirname(path), f".put-{uuid.uuid4().hex}")
+    _write_file(temporary, data, durable=True)
     try:
         os.link(temporary, _successor(path, expected))  # the decision
         fsync_path(os.path.dirname(path))
@@ -117,17 +122,45 @@ def _link_once(temporary: str, path: str) -> None:
             ) from error
 
 
-def _write_temporary(path: str, data: bytes, *, durable: bool, parents: bool) -> str:
+def _stage(path: str, data: bytes, *, durable: bool, parents: bool) -> str | None:
+    """Writes a temporary file beside `path`; None if a new folder took `path` along."""
     folder = os.path.dirname(path)
     temporary = os.path.join(folder, f".put-{uuid.uuid4().hex}")
     try:
         _write_file(temporary, data, durable=durable)
+        return temporary
     except FileNotFoundError:
         if not parents:
             raise
-        make_folders(folder, durable=durable)
-        _write_file(temporary, data, durable=durable)
+    if durable and _first_in_folder(path, data):
+        return None
+    make_folders(folder, durable=durable)
+    _write_file(temporary, data, durable=durable)
     return temporary
+
+
+def _first_in_folder(path: str, data: bytes) -> bool:
+    """Makes a new folder appear with its first file in it; False if it is there by now.
+
+    So a folder that a killed process began is never without the mark that is put first.
+    """
+    folder, name = os.path.split(path)
+    above = os.path.dirname(folder)
+    make_folders(above, durable=True)
+    aside = os.path.join(above, f".put-{uuid.uuid4().hex}")
+    os.mkdir(aside)
+    try:
+        _write_file(os.path.join(aside, name), data, durable=True)
+        fsync_path(aside)
+        os.rename(aside, folder)
+    except OSError as error:
+        _discard(os.path.join(aside, name))
+        os.rmdir(aside)
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        return False
+    fsync_path(above)
+    return True
 
 
 def _write_file(path: str, data: bytes, *, durable: bool) -> None:

@@ -88,9 +88,11 @@ def walk(base: str) -> Iterator[str]:
     except (FileNotFoundError, NotADirectoryError):
         return
     for entry in entries:
+        if files.TEMPORARY.fullmatch(entry.name):
+            continue
         if entry.is_dir(follow_symlinks=False):
             yield from walk(entry.path)
-        elif not files.TEMPORARY.fullmatch(entry.name) and entry.is_file():
+        elif entry.is_file():
             yield entry.path
 
 
@@ -156,7 +158,11 @@ def remove_old_temporaries(folder: str, older_than: float) -> int:
         if not entry.name.startswith(".put-") or not files.TEMPORARY.fullmatch(entry.name):
             continue
         with contextlib.suppress(OSError):
-            if entry.is_file() and time.time() - entry.stat().st_mtime >= older_than:
+            if time.time() - entry.stat().st_mtime < older_than:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                remove(entry.path)
+            else:
                 os.unlink(entry.path)
-                removed += 1
+            removed += 1
     return removed

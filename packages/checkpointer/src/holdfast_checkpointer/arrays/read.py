@@ -230,7 +230,8 @@ class ArrayReader:
         )
         verify = self._options.verify and request.digests is not None
         # The ellipsis keeps a rank-0 buffer a view: without it NumPy gives a copy.
-        target = buffer[(*plan.within(wanted, region), ...)]
+        inside: Any = (*plan.within(wanted, region), ...)
+        target = buffer[inside]
         direct = not verify or wanted == part
         if not direct:
             target = np.empty(plan.extent(part), buffer.dtype)
