@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import uuid
 
 import pytest
@@ -55,3 +58,25 @@ async def test_nothing_happens_after_a_crash():
     with pytest.raises(SimulatedCrash):
         await faulty.get("a")
     assert [info.key async for info in inner.walk("")] == ["a"]
+
+
+def test_what_a_killed_process_left_in_memory_is_removed_by_the_next():
+    script = """
+import os, holdfast_storage as hs
+from holdfast_storage.memory import _stores
+hs.get_loop().run(hs.open_backend("memory://a/b").put("k", b"x"))
+print(_stores.path(), flush=True)
+"""
+    killed = subprocess.run(
+        [sys.executable, "-c", script + "os.kill(os.getpid(), 9)"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    assert os.path.isdir(killed)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    for directory in (killed, ended):
+        assert not os.path.exists(directory)
+        assert not os.path.exists(f"{directory}.alive")

@@ -7,6 +7,8 @@ so that TensorStore reaches them by path; the directory goes when the process en
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import os
 import shutil
 import tempfile
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from holdfast_storage.commit.strategy import CommitStrategy
 
 _TEMPORARY = ".holdfast-put-"
+_PREFIX = "holdfast-memory-"
 
 
 class _Stores:
@@ -45,15 +48,19 @@ class _Stores:
         self.lock = threading.RLock()
         self._clock = 0
         self._directory: str | None = None
+        self._held: int | None = None
 
     def path(self) -> Path:
         with self.lock:
             if self._directory is None or not os.path.isdir(self._directory):
                 fast = "/dev/shm"
                 base = fast if os.path.isdir(fast) and os.access(fast, os.W_OK) else None
-                self._directory = tempfile.mkdtemp(prefix="holdfast-memory-", dir=base)
-                owner = os.getpid()
-                weakref.finalize(self, _remove, self._directory, owner)
+                _remove_abandoned(base or tempfile.gettempdir())
+                self._held = None
+                while self._held is None:  # another process may think it abandoned first
+                    self._directory = tempfile.mkdtemp(prefix=_PREFIX, dir=base)
+                    self._held = _hold(self._directory)
+                weakref.finalize(self, _remove, self._directory, os.getpid())
             return Path(self._directory)
 
     def tick(self) -> int:
@@ -62,9 +69,38 @@ class _Stores:
         return self._clock
 
 
+def _hold(directory: str) -> int | None:
+    """Locks a file beside the objects for as long as this process lives."""
+    descriptor = os.open(f"{directory}.alive", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_abandoned(base: str) -> None:
+    """Removes what killed processes left: it would fill the memory until the next boot."""
+    for entry in os.scandir(base):
+        if not entry.name.startswith(_PREFIX) or not entry.name.endswith(".alive"):
+            continue
+        try:
+            descriptor = _hold(entry.path.removesuffix(".alive"))
+        except OSError:
+            continue  # another user's
+        if descriptor is not None:
+            shutil.rmtree(entry.path.removesuffix(".alive"), ignore_errors=True)
+            with contextlib.suppress(OSError):
+                os.unlink(entry.path)
+            os.close(descriptor)
+
+
 def _remove(directory: str, owner: int) -> None:
     if os.getpid() == owner:  # a forked child must not remove the parent's objects
         shutil.rmtree(directory, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.unlink(f"{directory}.alive")
 
 
 _stores = _Stores()
