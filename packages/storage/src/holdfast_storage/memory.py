@@ -56,11 +56,11 @@ class _Stores:
                 fast = "/dev/shm"
                 base = fast if os.path.isdir(fast) and os.access(fast, os.W_OK) else None
                 _remove_abandoned(base or tempfile.gettempdir())
-                self._held = None
-                while self._held is None:  # another process may think it abandoned first
-                    self._directory = tempfile.mkdtemp(prefix=_PREFIX, dir=base)
-                    self._held = _hold(self._directory)
-                weakref.finalize(self, _remove, self._directory, os.getpid())
+                made = tempfile.mkdtemp(prefix=_PREFIX, dir=base)
+                while (held := _hold(made)) is None:  # taken for abandoned by another process
+                    made = tempfile.mkdtemp(prefix=_PREFIX, dir=base)
+                self._directory, self._held = made, held
+                weakref.finalize(self, _remove, made, os.getpid())
             return Path(self._directory)
 
     def tick(self) -> int:
