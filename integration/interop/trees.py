@@ -106,17 +106,18 @@ def core() -> Case:
 
 
 def large() -> Case:
-    """Leaves of several chunks: holdfast cuts at 16 MiB."""
+    """Leaves and shards of several chunks: holdfast cuts at 16 MiB."""
+    halves = NamedSharding(Mesh(np.array(jax.devices()[:2]), ("half",)), PartitionSpec("half"))
     return same(
         {
             "jax": jnp.asarray(random_array(10, (5, MIB))),
             "numpy": random_array(11, (2_200_001,), np.float64),
+            "shards": jax.device_put(random_array(12, (2 * 17, MIB // 4)), halves),
         }
     )
 
 
 def sharded() -> Case:
-    halves = NamedSharding(Mesh(np.array(jax.devices()[:2]), ("half",)), PartitionSpec("half"))
     return same(
         {
             "rows": placed(21, (64, 48), "x"),
@@ -126,7 +127,6 @@ def sharded() -> Case:
             "replicated": placed(20, (16, 24)),
             "scalar": placed(25, ()),
             "one device": jax.device_put(random_array(26, (33,)), jax.devices()[3]),
-            "large shards": jax.device_put(random_array(27, (2 * 17, MIB // 4)), halves),
         }
     )
 
@@ -259,7 +259,7 @@ def zeros() -> Case:
         {
             "jax": jnp.zeros((600,)),
             "numpy": np.zeros((600,)),
-            "large": np.zeros((3 * MIB,)),
+            "large": np.zeros((200_000,)),
             "sharded": jax.device_put(
                 np.zeros((16, 40), np.float32), NamedSharding(mesh(), PartitionSpec("x", "y"))
             ),

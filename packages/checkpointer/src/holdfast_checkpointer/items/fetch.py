@@ -18,7 +18,7 @@ from holdfast_checkpointer.arrays.read import ArrayReader, ArrayRequest
 from holdfast_checkpointer.errors import PlacementError, TreeMismatchError
 from holdfast_checkpointer.items.stored import StoredItem
 from holdfast_checkpointer.sharding import sharding_from_json
-from holdfast_checkpointer.trees.match import Want, dtype_problem
+from holdfast_checkpointer.trees.match import Want, dtype_problem, shape_problem
 from holdfast_checkpointer.trees.paths import show
 from holdfast_metadata import LeafSpec, decode_scalar, dtype_from_name, dtype_name
 
@@ -65,7 +65,7 @@ async def fetch(
     reader = ArrayReader(item.area.kv_target(), item.layout, options, label=item.area.label)
     stored = [want for want in wants if _is_stored(want)]
     if not item.ours:
-        stored = await _with_shapes(reader, stored)
+        stored = await _with_shapes(reader, stored, unsafe=placing.unsafe)
     places = _Places(placing)
     placements = [places.of(want) for want in stored]
     places.report()
@@ -129,7 +129,7 @@ def _as_python(value: Any, want: Want) -> Any:
     return made
 
 
-async def _with_shapes(reader: ArrayReader, wants: Sequence[Want]) -> list[Want]:
+async def _with_shapes(reader: ArrayReader, wants: Sequence[Want], *, unsafe: bool) -> list[Want]:
     """Fills in what only Orbax's arrays themselves say, and compares it with the target."""
     found, problems = [], []
     for want in wants:
@@ -139,7 +139,9 @@ async def _with_shapes(reader: ArrayReader, wants: Sequence[Want]) -> list[Want]
         if want.spec.kind == "prng_key":
             shape = shape[: len(shape) - _key_rank(str(want.spec.key_impl))]
         spec = dataclasses.replace(want.spec, shape=shape, dtype=dtype_name(array.dtype))
-        problem = dtype_problem(array.dtype, want.dtype, unsafe=False) if want.dtype else None
+        problem = shape_problem(shape, want.shape)
+        if problem is None and want.dtype is not None:
+            problem = dtype_problem(array.dtype, want.dtype, unsafe=unsafe)
         if problem:
             problems.append(f"{show(want.path)}: {problem}")
         found.append(dataclasses.replace(want, spec=spec))

@@ -11,6 +11,7 @@ import ml_dtypes  # noqa: F401 - registers the dtypes that names refer to
 import numpy as np
 
 from holdfast_checkpointer.errors import TreeMismatchError
+from holdfast_checkpointer.items.metadata import ScalarMetadata
 from holdfast_checkpointer.trees.paths import show, text
 from holdfast_checkpointer.trees.structure import Path, Shape, take_apart
 from holdfast_metadata import (
@@ -50,6 +51,8 @@ class Want:
         dtype: The dtype asked for; None for the saved one.
         sharding: The sharding asked for; None for the saved one.
         python: For `python`: the kind of scalar.
+        shape: The shape asked for; None for the saved one. Only an array of Orbax's can
+            still differ from it: its shape is known once the array is opened.
     """
 
     path: Path
@@ -58,6 +61,7 @@ class Want:
     dtype: np.dtype[Any] | None = None
     sharding: Any = None
     python: str = ""
+    shape: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -217,7 +221,7 @@ class _Matcher:
 
     def _want(self, value: Any, spec: LeafSpec, path: Path) -> Want | str:
         """What to make of a saved leaf, or in words why it cannot be."""
-        if value is None:
+        if value is None or isinstance(value, ScalarMetadata):
             return Want(path, spec, "saved")
         if isinstance(value, type):
             return self._for_type(value, spec, path)
@@ -255,8 +259,9 @@ class _Matcher:
         if wants_key != (spec.kind == "prng_key"):
             return f"the target has {value.dtype}, the checkpoint {_say(spec)}"
         saved_shape = () if spec.kind in _NUMBERS else spec.shape
-        if saved_shape is not None and shape != saved_shape:
-            return f"the target has shape {list(shape)}, the checkpoint {list(saved_shape)}"
+        problem = shape_problem(saved_shape, shape)
+        if problem:
+            return problem
         if wants_key:
             return self._for_key(value, spec, path)
         problem = dtype_problem(spec_dtype(spec), np.dtype(value.dtype), unsafe=self._unsafe)
@@ -268,12 +273,14 @@ class _Matcher:
             form = "numpy"
         else:
             form = "jax"
-        return Want(path, spec, form, np.dtype(value.dtype), getattr(value, "sharding", None))
+        sharding = getattr(value, "sharding", None)
+        return Want(path, spec, form, np.dtype(value.dtype), sharding, shape=shape)
 
     def _for_key(self, value: Any, spec: LeafSpec, path: Path) -> Want | str:
         if key_dtype(str(spec.key_impl)) != value.dtype:
             return f"the target has {value.dtype}, the checkpoint keys of {spec.key_impl}"
-        return Want(path, spec, "jax", None, getattr(value, "sharding", None))
+        sharding = getattr(value, "sharding", None)
+        return Want(path, spec, "jax", None, sharding, shape=tuple(value.shape))
 
 
 def key_dtype(impl: str) -> Any:
@@ -288,6 +295,13 @@ def spec_dtype(spec: LeafSpec) -> np.dtype[Any] | None:
     python = {"int": np.int64, "float": np.float64, "bool": np.bool_, "complex": np.complex128}
     found = python.get(spec.kind)
     return None if found is None else np.dtype(found)
+
+
+def shape_problem(saved: tuple[int, ...] | None, wanted: tuple[int, ...] | None) -> str | None:
+    """Why a shape cannot be asked for, in words; None if it can, or is not known yet."""
+    if saved is None or wanted is None or saved == wanted:
+        return None
+    return f"the target has shape {list(wanted)}, the checkpoint {list(saved)}"
 
 
 def dtype_problem(
