@@ -90,28 +90,21 @@ def blocking(folder: Path, repetitions: int) -> list[Figure]:
 
 
 _PEAK = """
-import sys, resource, pathlib
+import pathlib, sys
 sys.path.insert(0, {root!r})
-import jax, jax.numpy as jnp
+import jax
 from integration.benchmarks import contenders as who, workloads
 contender = next(c for c in who.contenders() if c.name == {name!r})
-tree = workloads.big()
-abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
-size = workloads.tree_bytes(tree)
 path = pathlib.Path({path!r})
+jax.block_until_ready(jax.numpy.ones(3))
+tree = workloads.big() if {operation!r} == "save" else workloads.abstract_big()
 def status(field):
     text = pathlib.Path("/proc/self/status").read_text()
     return int(next(l for l in text.splitlines() if l.startswith(field)).split()[1]) * 1024
-def reset():
-    pathlib.Path("/proc/self/clear_refs").write_text("5")
-if {operation!r} == "save":
-    reset(); before = status("VmRSS"); contender.save(path, tree)
-    print((status("VmHWM") - before) / size)
-else:
-    del tree; import gc; gc.collect()
-    class Leaf: pass
-    reset(); before = status("VmRSS"); kept = contender.load(path, abstract)
-    print((status("VmHWM") - before) / size)
+pathlib.Path("/proc/self/clear_refs").write_text("5")
+before = status("VmRSS")
+kept = getattr(contender, {operation!r})(path, tree)
+print((status("VmHWM") - before) / (512 << 20))
 """
 
 

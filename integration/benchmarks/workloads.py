@@ -14,6 +14,15 @@ def big() -> dict[str, Any]:
     return {f"w{n}": _random((8192, 4096), n) for n in range(4)}
 
 
+def abstract_big() -> dict[str, Any]:
+    """What `big` looks like, without its memory."""
+    import jax
+
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    one = jax.ShapeDtypeStruct((8192, 4096), np.float32, sharding=place)
+    return {f"w{n}": one for n in range(4)}
+
+
 def llm() -> dict[str, Any]:
     """240 leaves, 680 MB: layers with large matrices and small vectors."""
     tree: dict[str, Any] = {}

@@ -42,13 +42,13 @@ class ArrayLoadOptions:
 
     Attributes:
         bytes_in_flight: About how many bytes may be under way between storage and the
-            arrays that are being filled.
+            arrays that are being filled; by default what the storage needs to be busy.
         verify: Compare every chunk with its digest. Without it damage goes unseen.
     """
 
-    bytes_in_flight: int = 64 * MIB
+    bytes_in_flight: int | None = None
     verify: bool = True
 
     def __post_init__(self) -> None:
-        if self.bytes_in_flight < 1:
+        if self.bytes_in_flight is not None and self.bytes_in_flight < 1:
             raise ValueError(f"bytes_in_flight must be at least 1, got {self.bytes_in_flight!r}")

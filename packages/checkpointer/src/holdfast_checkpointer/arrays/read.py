@@ -20,6 +20,7 @@ from holdfast_metadata import digest_bytes, dtype_from_name
 from holdfast_storage import KvTarget, errors
 
 _SMALL = 256 << 10
+_CHUNK = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,10 @@ class ArrayReader:
         self._options = options
         self._label = label
         self._context = formats.context_for(target)
-        self._budget = ByteBudget(options.bytes_in_flight)
+        in_flight = options.bytes_in_flight
+        if in_flight is None:
+            in_flight = _CHUNK * max(2, target.hints.max_concurrency // 2)
+        self._budget = ByteBudget(in_flight)
 
     async def read(self, requests: Sequence[ArrayRequest]) -> list[Parts]:
         """Reads all requests; each gives an array per wanted region.
