@@ -114,3 +114,17 @@ async def test_a_missing_file_is_committed_and_not_whole(backend):
     with pytest.raises(errors.IncompleteCheckpointError, match="'a' is missing"):
         await open_committed(backend, FINAL)
     assert [entry.name for entry in (await list_committed(backend, "run")).committed] == ["step_7"]
+
+
+async def test_files_that_nobody_listed_are_not_committed():
+    backend = TableBackend()
+    strategy = await backend.commit_strategy()
+    txn = await strategy.begin("7")
+    area = strategy.area(txn)
+    await area.put("a", b"x")
+    entries = await strategy.seal(txn, area)
+    await backend.put(f"{txn.staging}/stranger", b"y")
+    with pytest.raises(errors.CommitError, match="stranger"):
+        await strategy.commit(txn, entries)
+    await strategy.abort(txn)
+    assert [info.key async for info in backend.walk("")] == []

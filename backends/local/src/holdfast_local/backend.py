@@ -95,6 +95,19 @@ class LocalBackend(StorageBackend):
             file.seek(byte_range.start)
             return file.read(byte_range.stop - byte_range.start)
 
+    async def read(self, key: str) -> tuple[ObjectInfo, bytes]:
+        """See `StorageBackend.read`: one open file is one version."""
+        keys.check_key(key, root=self.root)
+        return await self._run(key, self._read_whole, key)
+
+    def _read_whole(self, key: str) -> tuple[ObjectInfo, bytes]:
+        path, _ = self._find(key)
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            data = file.read()
+        version = ObjectVersion(files.version_of(status))
+        return ObjectInfo(key, status.st_size, version, status.st_mtime), data
+
     def _find(self, key: str) -> tuple[str, os.stat_result]:
         path = self._path(key)
         try:

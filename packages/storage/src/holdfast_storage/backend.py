@@ -38,6 +38,8 @@ from holdfast_storage.values import (
 if TYPE_CHECKING:
     from holdfast_storage.commit.strategy import CommitStrategy
 
+_TORN_READS = 20
+
 
 class StorageBackend(abc.ABC):
     """A store under one root.
@@ -64,6 +66,25 @@ class StorageBackend(abc.ABC):
         Raises:
             ObjectNotFoundError: The store proved that it is absent.
         """
+
+    async def read(self, key: str) -> tuple[ObjectInfo, bytes]:
+        """Returns an object's bytes together with the version that they are.
+
+        A store that answers both in one request overrides this.
+
+        Raises:
+            ObjectNotFoundError: Proven absent.
+            TransientStorageError: It changed again and again meanwhile.
+        """
+        for _ in range(_TORN_READS):
+            before = await self.stat(key)
+            data = await self.get(key)
+            after = await self.stat(key)
+            if before.version == after.version:
+                return after, data
+        raise errors.TransientStorageError(
+            f"the object changed {_TORN_READS} times while it was read", key=key, root=self.root
+        )
 
     @abc.abstractmethod
     async def put(

@@ -28,7 +28,7 @@ from holdfast_storage.commit import identity, layout
 from holdfast_storage.commit.occupancy import occupant
 from holdfast_storage.commit.record import StoredRecord, read_record
 from holdfast_storage.commit.shield import carry_through
-from holdfast_storage.commit.staging import StagingArea
+from holdfast_storage.commit.staging import PROTOCOL_FILES, StagingArea
 from holdfast_storage.commit.strategy import CommitStrategy, SweepReport, Transaction
 from holdfast_storage.values import IfAbsent, Listing, ObjectVersion
 
@@ -187,6 +187,14 @@ class PointerCommit(CommitStrategy):
             missing.append(ATTEMPT_FILE)
         if missing:
             raise self._swept(staging, f"{len(missing)} files are missing, as {missing[0]!r}")
+        unlisted = sorted(sizes.keys() - manifest.by_path.keys() - PROTOCOL_FILES)
+        if unlisted:
+            raise errors.CommitError(
+                f"the attempt holds {len(unlisted)} files that nobody listed, as "
+                f"{unlisted[0]!r}; they would not be checked, so nothing was committed",
+                key=staging,
+                root=self._backend.root,
+            )
 
     def _swept(self, staging: str, why: str) -> errors.AttemptLostError:
         return errors.AttemptLostError(

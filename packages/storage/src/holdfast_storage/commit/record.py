@@ -9,8 +9,6 @@ from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
 from holdfast_storage.values import IfAbsent, IfVersion, ObjectInfo, Precondition
 
-_TORN_READS = 20
-
 
 @dataclass(frozen=True, slots=True)
 class StoredRecord:
@@ -55,22 +53,15 @@ async def read_record(backend: StorageBackend, final: str) -> StoredRecord:
         StorageError: The store did not answer.
     """
     key = keys.join(final, COMMIT_FILE)
-    for _ in range(_TORN_READS):
-        try:
-            before = await backend.stat(key)
-            data = await backend.get(key)
-            after = await backend.stat(key)
-        except errors.ObjectNotFoundError:
-            return StoredRecord()
-        except errors.StoragePermissionError as error:
-            raise errors.RecordUnreadableError(
-                f"the commit record cannot be read: {error}", key=key, root=backend.root
-            ) from error
-        if before.version == after.version:
-            return StoredRecord(_parse(backend, key, data), after)
-    raise errors.TransientStorageError(
-        f"the record changed {_TORN_READS} times while it was read", key=key, root=backend.root
-    )
+    try:
+        info, data = await backend.read(key)
+    except errors.ObjectNotFoundError:
+        return StoredRecord()
+    except errors.StoragePermissionError as error:
+        raise errors.RecordUnreadableError(
+            f"the commit record cannot be read: {error}", key=key, root=backend.root
+        ) from error
+    return StoredRecord(_parse(backend, key, data), info)
 
 
 def _parse(backend: StorageBackend, key: str, data: bytes) -> CommitRecord:

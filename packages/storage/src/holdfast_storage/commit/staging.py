@@ -16,7 +16,7 @@ from holdfast_storage.backend import StorageBackend
 from holdfast_storage.values import KvTarget
 
 # The protocol's own files are no part of what was saved.
-_PROTOCOL_FILES = frozenset((ATTEMPT_FILE, COMMIT_FILE, MANIFEST_FILE))
+PROTOCOL_FILES = frozenset((ATTEMPT_FILE, COMMIT_FILE, MANIFEST_FILE))
 
 
 class StagingArea:
@@ -70,7 +70,7 @@ class StagingArea:
         for prefix in sorted(top._handed_out):
             async for info in self._backend.walk(prefix):
                 path = keys.relative(info.key, top._prefix)
-                if path in _PROTOCOL_FILES:
+                if path in PROTOCOL_FILES:
                     continue
                 found.setdefault(path, ManifestEntry(path, info.size))
         return tuple(found[path] for path in sorted(found))

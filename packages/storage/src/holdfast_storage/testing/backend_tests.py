@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from typing import Any
 
@@ -46,6 +47,35 @@ class StorageBackendTests:
         assert await backend.get("a/b") == data
         info = await backend.stat("a/b")
         assert (info.key, info.size, info.version) == ("a/b", len(data), version)
+
+    async def test_bytes_are_read_with_the_version_that_they_are(
+        self, backend: StorageBackend
+    ) -> None:
+        versions = {(await backend.put("k", b"0")).token: b"0"}
+        stop = asyncio.Event()
+
+        async def write() -> None:
+            for n in range(1, 20):
+                data = str(n).encode()
+                versions[(await backend.put("k", data)).token] = data
+            stop.set()
+
+        async def read() -> list[tuple[str, bytes]]:
+            seen = []
+            while not stop.is_set():
+                try:
+                    info, data = await backend.read("k")
+                except errors.TransientStorageError:
+                    continue
+                assert info.size == len(data)
+                seen.append((info.version.token, data))
+            return seen
+
+        _, *readers = await asyncio.gather(write(), read(), read())
+        for token, data in itertools.chain(*readers):
+            assert versions[token] == data
+        with pytest.raises(errors.ObjectNotFoundError):
+            await backend.read("absent")
 
     async def test_a_put_replaces_and_changes_the_version(self, backend: StorageBackend) -> None:
         versions = {(await backend.put("k", bytes([n]))).token for n in range(20)}
