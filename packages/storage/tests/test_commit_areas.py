@@ -127,4 +127,4 @@ async def test_files_that_nobody_listed_are_not_committed():
     with pytest.raises(errors.CommitError, match="stranger"):
         await strategy.commit(txn, entries)
     await strategy.abort(txn)
-    assert [info.key async for info in backend.walk("")] == []
+    assert [info.key async for info in backend.walk("")] == ["7/_COMMIT.json"]  # the fence
