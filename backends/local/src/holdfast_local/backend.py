@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import dataclasses
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -14,6 +13,7 @@ from holdfast_local.network import is_network, still_listed
 from holdfast_local.translation import translate, translated
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
+from holdfast_storage.threads import StartedPool
 from holdfast_storage.values import (
     ByteRange,
     Capabilities,
@@ -64,9 +64,8 @@ class LocalBackend(StorageBackend):
             max_concurrency=max(4, 2 * (os.cpu_count() or 1)),
             coalesce_bytes=4096,
         )
-        self._pool = concurrent.futures.ThreadPoolExecutor(
-            max_workers=_THREADS, thread_name_prefix="holdfast-local"
-        )
+        self._pool = StartedPool(_THREADS, "holdfast-local")
+        self._sync_pool = StartedPool(_THREADS // 2, "holdfast-sync")
 
     async def _run(
         self, key: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -265,8 +264,7 @@ class LocalBackend(StorageBackend):
         keys.check_prefix(prefix, root=self.root)
 
         def at_once(function: Callable[[str], None], paths: list[str]) -> None:
-            with concurrent.futures.ThreadPoolExecutor(max_workers=_THREADS) as pool:
-                list(pool.map(function, paths))
+            list(self._sync_pool.map(function, paths))
 
         await self._run(prefix, folders.sync, self._path(prefix), at_once)
 
@@ -289,6 +287,7 @@ class LocalBackend(StorageBackend):
     async def aclose(self) -> None:
         """Ends the threads."""
         self._pool.shutdown(wait=False)
+        self._sync_pool.shutdown(wait=False)
 
 
 def open_backend(url: str, options: Mapping[str, Any]) -> LocalBackend:

@@ -13,7 +13,10 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from holdfast_storage.threads import StartedPool
+
 T = TypeVar("T")
+_WORKERS = 4
 
 
 class StorageLoop:
@@ -21,6 +24,7 @@ class StorageLoop:
 
     def __init__(self, name: str = "holdfast-storage") -> None:
         self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(StartedPool(_WORKERS, f"{name}-worker"))
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 

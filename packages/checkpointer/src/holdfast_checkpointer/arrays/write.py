@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -159,10 +157,7 @@ def _cut(array: StagedArray, shape: plan.Shape) -> Iterator[_Chunk]:
 async def _digest(chunks: Sequence[_Chunk]) -> dict[str, str]:
     if not chunks or chunks[0].data.nbytes < _LARGE_CHUNK:
         return {plan.chunk_name(c.index): digest_array(c.data) for c in chunks}
-    loop = asyncio.get_running_loop()
-    found = await asyncio.gather(
-        *(loop.run_in_executor(_digesters, digest_array, chunk.data) for chunk in chunks)
-    )
+    found = await asyncio.gather(*(asyncio.to_thread(digest_array, chunk.data) for chunk in chunks))
     return {plan.chunk_name(c.index): d for c, d in zip(chunks, found, strict=True)}
 
 
@@ -208,8 +203,3 @@ async def _write_large(
         )
         for chunk in chunks
     ]
-
-
-_digesters = concurrent.futures.ThreadPoolExecutor(
-    max_workers=min(4, os.cpu_count() or 1), thread_name_prefix="holdfast-digest"
-)

@@ -35,7 +35,12 @@ async def heartbeat(
         name=f"holdfast-heartbeat-{txn.attempt[:8]}",
         daemon=True,
     )
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter is ending and waits for this save
+        _log.debug("no heartbeat for %s: no thread can be started any more", txn.staging)
+        yield
+        return
     try:
         yield
     finally:
