@@ -52,14 +52,8 @@ class StandardSave(CheckpointArgs):
 
 
 @dataclass(frozen=True)
-class StandardRestore(CheckpointArgs):
+class StandardRestore(PyTreeRestore):
     """Restore a PyTree of arrays and numbers; the fields are those of `PyTreeRestore`."""
-
-    item: Any = None
-    types: Sequence[type] = ()
-    as_orbax: bool = False
-    cast: str = "safe"
-    fallback_sharding: Any = None
 
 
 @dataclass(frozen=True)
