@@ -80,6 +80,7 @@ def test_a_missing_file_names_it(saved):
         with pytest.raises(errors.DamagedCheckpointError) as caught:
             hc.load(saved)
         assert path.name in str(caught.value) or path.name == "_MANIFEST.jsonl"
+        assert hc.is_checkpoint(saved) is False
         assert not hc.verify(saved).ok
         path.write_bytes(content)
     assert hc.verify(saved).ok

@@ -26,6 +26,7 @@ from holdfast_checkpointer.metadata import CheckpointMetadata, describe_checkpoi
 from holdfast_metadata import require_json
 from holdfast_storage import (
     CheckpointNotFoundError,
+    IncompleteCheckpointError,
     StorageBackend,
     locate,
 )
@@ -243,9 +244,10 @@ def metadata_from(backend: StorageBackend, final: str) -> CheckpointMetadata:
 
 
 def is_checkpoint(path: Path, *, context: options.Context | None = None) -> bool:
-    """Whether a checkpoint is committed at `path`, holdfast's or Orbax's.
+    """Whether a whole checkpoint is committed at `path`, holdfast's or Orbax's.
 
-    A folder of checkpoints is not one. Never raises for a path where nothing is; a record
+    A folder of checkpoints is not one, and neither is one of which files are missing, as
+    after half a copy. Never raises for a path where nothing is; a record
     that cannot be read raises `RecordUnreadableError`, for it is neither answer.
     """
     backend, final = locate(path, options.current(context).storage)
@@ -254,7 +256,7 @@ def is_checkpoint(path: Path, *, context: options.Context | None = None) -> bool
         return found.kind == "orbax"
     try:
         _run(open_committed(backend, final))
-    except CheckpointNotFoundError:
+    except (CheckpointNotFoundError, IncompleteCheckpointError):
         return False
     return True
 
