@@ -99,6 +99,26 @@ def test_on_complete_is_called_after_the_commit_and_not_on_failure(place, gate):
     assert seen == [None]
 
 
+def test_a_callback_may_call_holdfast_and_may_fail(place, gate, caplog):
+    found = []
+    called = threading.Event()
+    response = hc.save_async(place, {"a": 1})
+
+    def look(value):
+        found.append(hc.load(place))
+        called.set()
+        raise ZeroDivisionError
+
+    response.on_complete(look)
+    gate.set()
+    response.result()
+    assert called.wait(60)
+    assert found == [{"a": 1}]
+    late = []
+    response.on_complete(late.append)
+    assert late == [None]
+
+
 def test_cancel_leaves_nothing_behind(tmp_path, gate):
     response = hc.save_async(tmp_path / "c", {"a": np.ones(100)})
     assert response.cancel()

@@ -44,18 +44,36 @@ class StorageLoop:
             RuntimeError: Called on the loop's own thread, where it would wait for itself.
             TimeoutError: It took longer than `timeout` seconds; it was cancelled.
         """
-        if threading.current_thread() is self._thread:
+        try:
+            self.check_may_wait()
+        except RuntimeError:
             coroutine.close()
-            raise RuntimeError(
-                "holdfast's blocking calls cannot be made from its own storage loop (a "
-                "callback?); use the *_async form there"
-            )
+            raise
         future = self.submit(coroutine)
         try:
             return future.result(timeout)
         except BaseException:
             future.cancel()
             raise
+
+    def check_may_wait(self) -> None:
+        """Refuses to block the loop's own thread, which would wait for itself.
+
+        Raises:
+            RuntimeError: Called on that thread.
+        """
+        if threading.current_thread() is self._thread:
+            raise RuntimeError(
+                "holdfast's blocking calls cannot be made from its own storage loop; use the "
+                "*_async form there"
+            )
+
+    def run_outside(self, function: Callable[[], Any]) -> None:
+        """Runs a function that may block: here, or in a worker if this is the loop's thread."""
+        if threading.current_thread() is self._thread:
+            self._loop.run_in_executor(None, function)
+        else:
+            function()
 
     def call_soon(self, function: Callable[[], Any]) -> None:
         """Calls a function on the loop's thread."""

@@ -100,6 +100,7 @@ class AsyncResponse(Generic[T]):
             concurrent.futures.CancelledError: `cancel` won.
             Exception: What the work raised, with its own type.
         """
+        self._check_may_wait()
         try:
             value = self._future.result(timeout)
         except concurrent.futures.TimeoutError:
@@ -114,6 +115,7 @@ class AsyncResponse(Generic[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Waits and returns what the work raised, or None if it succeeded."""
+        self._check_may_wait()
         error = self._future.exception(timeout)
         if error is not None:
             self._observe()
@@ -121,6 +123,7 @@ class AsyncResponse(Generic[T]):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits without asking for the outcome; says whether the work has ended."""
+        self._check_may_wait()
         return bool(concurrent.futures.wait([self._future], timeout).done)
 
     @property
@@ -153,14 +156,21 @@ class AsyncResponse(Generic[T]):
     def on_complete(self, callback: Callable[[T], None]) -> None:
         """Calls `callback` with the value once the work has succeeded (after the commit).
 
-        It is not called on failure. An exception in it is logged, never raised elsewhere.
+        It is not called on failure. It may call holdfast. An exception in it is logged,
+        never raised elsewhere.
         """
 
-        def call(future: concurrent.futures.Future[T]) -> None:
-            if future.exception() is None:
-                callback(future.result())
+        def call() -> None:
+            try:
+                callback(self._future.result())
+            except Exception:  # noqa: BLE001 - it is the caller's, and the save has succeeded
+                _log.exception("a callback of %s failed", self._what)
 
-        self._future.add_done_callback(call)
+        def settled(future: concurrent.futures.Future[T]) -> None:
+            if future.exception() is None:
+                get_loop().run_outside(call)
+
+        self._future.add_done_callback(settled)
 
     def __await__(self) -> Generator[Any, None, T]:
         """Waits without blocking the running event loop."""
@@ -169,6 +179,10 @@ class AsyncResponse(Generic[T]):
         finally:
             if self._future.done():
                 self._observe()
+
+    def _check_may_wait(self) -> None:
+        if not self._future.done():
+            get_loop().check_may_wait()
 
     def _observe(self) -> None:
         self._observed = True
