@@ -1,4 +1,4 @@
-"""A real training process that saves as fast as it can, until it is killed.
+"""Real processes that save until they are killed, at some instant or at a numbered operation.
 
 One parent imports everything once and forks a worker per request; it uses neither
 TensorStore nor JAX's devices itself, which a fork would not survive. A worker appends a
@@ -7,10 +7,13 @@ line to its log after each acknowledged commit.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
 import warnings
+from pathlib import Path
+from typing import Any
 
 
 def state(number: int) -> dict[str, object]:
@@ -67,8 +70,70 @@ def run_overwrites(place: str, log: int) -> None:
         number += 1
 
 
+def run_one_overwrite(place: str, log: int, kill_at: int) -> None:
+    """Replaces state 1 by state 2; dies before an operation of it."""
+    import holdfast as hf
+
+    new = state(2)
+    kill_before_operation(str(Path(place).parent), kill_at)
+    hf.save(place, new, overwrite=True)
+    os.write(log, b"2\n")
+
+
+def run_one_step(place: str, log: int, kill_at: int) -> None:
+    """Opens a run of steps 0 and 1, saves 2, which removes 0; dies before an operation of it."""
+    import holdfast as hf
+
+    new = state(2)
+    keep = hf.training.preservation_policies.LatestN(2)
+    kill_before_operation(place, kill_at)
+    with hf.training.Checkpointer(place, preservation_policy=keep) as checkpointer:
+        checkpointer.save(2, new)
+        os.write(log, b"2\n")
+
+
+def run_one_slow_save(place: str, log: int, megabytes: int) -> None:
+    """Saves something large, which leaves time to stop the process in the middle."""
+    import numpy as np
+
+    import holdfast as hf
+
+    large = {**state(2), "large": np.ones((megabytes, 1 << 20), np.uint8)}
+    os.write(log, b"ready\n")
+    hf.save(place, large)
+    os.write(log, b"2\n")
+
+
+def kill_before_operation(folder: str, kill_at: int) -> None:
+    """From now on counts what Python does to files below `folder`; dies before one of them.
+
+    TensorStore's own writes are not seen. They fall between two operations that are, and
+    the kills at random instants hit them.
+    """
+    seen = itertools.count(1)
+
+    def watch(event: str, args: tuple[Any, ...]) -> None:
+        if event != "open" and not event.startswith("os."):
+            return
+        if not any(isinstance(arg, str) and folder in arg for arg in args):
+            return
+        if next(seen) == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+
+
+MODES = {
+    "steps": run_steps,
+    "overwrites": run_overwrites,
+    "one-overwrite": run_one_overwrite,
+    "one-step": run_one_step,
+    "one-slow-save": run_one_slow_save,
+}
+
+
 def main() -> None:
-    """Forks a worker for each line `mode place log` of standard input; prints its pid."""
+    """Forks a worker for each line `mode place log [number]`; prints its pid."""
     import holdfast as hf
     import holdfast_local
 
@@ -77,17 +142,19 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     warnings.simplefilter("ignore")  # that a fork in a process with threads is risky
     for line in sys.stdin:
-        mode, place, log = line.split()
+        mode, place, log, *number = line.split()
         pid = os.fork()
         if pid:
             print(pid, flush=True)
             continue
         descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
-            {"steps": run_steps, "overwrites": run_overwrites}[mode](place, descriptor)
-        finally:
-            os.write(descriptor, b"failed\n")
+            MODES[mode](place, descriptor, *map(int, number))
+        except BaseException as error:
+            os.write(descriptor, f"failed: {error!r}\n".encode())
             os._exit(1)
+        os.write(descriptor, b"ended\n")
+        os._exit(0)
 
 
 if __name__ == "__main__":
