@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
-from holdfast_local import files, folders, syscalls
-from holdfast_local.network import is_network, still_listed
+from holdfast_local import chain, files, folders, network, syscalls
 from holdfast_local.translation import translate, translated
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
@@ -38,6 +38,10 @@ _THREADS = 8
 class LocalBackend(StorageBackend):
     """A folder of a local disk or a mounted network file system.
 
+    What a file system cannot do (exchange two folders, link files) is learned from its
+    first refusal, without a trial that would write into the folder: the operation raises
+    `UnsupportedOperationError` and `capabilities` says so from then on.
+
     Args:
         root: An absolute path. It need not exist: the first put creates it.
 
@@ -48,9 +52,9 @@ class LocalBackend(StorageBackend):
     scheme: ClassVar[str] = "file"
 
     def __init__(self, root: str) -> None:
-        if not os.path.isabs(root):
+        if not os.path.isabs(root) or "\0" in root:
             raise errors.InvalidURLError(f"a local root is an absolute path, got {root!r}")
-        self.root = root
+        self.root = root.rstrip("/") or "/"
         self.capabilities = Capabilities(
             create_if_absent=True,
             compare_and_swap=True,
@@ -66,6 +70,10 @@ class LocalBackend(StorageBackend):
         )
         self._pool = StartedPool(_THREADS, "holdfast-local")
         self._sync_pool = StartedPool(_THREADS // 2, "holdfast-sync")
+
+    @functools.cached_property
+    def _on_network(self) -> bool:
+        return network.is_network(self.root)
 
     async def _run(
         self, key: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -87,8 +95,8 @@ class LocalBackend(StorageBackend):
         return await self._run(key, self._read, key, byte_range)
 
     def _read(self, key: str, byte_range: ByteRange | None) -> bytes:
-        path, _ = self._find(key)
-        with open(path, "rb") as file:
+        file, _ = self._ask(key, chain.open_current)
+        with file:
             if byte_range is None:
                 return file.read()
             file.seek(byte_range.start)
@@ -100,23 +108,24 @@ class LocalBackend(StorageBackend):
         return await self._run(key, self._read_whole, key)
 
     def _read_whole(self, key: str) -> tuple[ObjectInfo, bytes]:
-        path, _ = self._find(key)
-        with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            data = file.read()
-        version = ObjectVersion(files.version_of(status))
-        return ObjectInfo(key, status.st_size, version, status.st_mtime), data
+        file, status = self._ask(key, chain.open_current)
+        with file:
+            return _info(key, status), file.read()
 
-    def _find(self, key: str) -> tuple[str, os.stat_result]:
+    def _ask(self, key: str, question: Callable[[str], T]) -> T:
+        """Asks about a file; absence is believed once a fresh listing agrees (rule R10)."""
         path = self._path(key)
         try:
-            return files.current(path)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            if is_network(self.root) and os.path.isfile(path) and still_listed(path):
-                raise errors.TransientStorageError(
-                    "a cache denies a file that the folder lists", key=key, root=self.root
-                ) from error
-            raise
+            return question(path)
+        except (FileNotFoundError, NotADirectoryError):
+            if not (self._on_network and network.still_listed(path)):
+                raise
+        try:
+            return question(path)
+        except FileNotFoundError as error:
+            raise errors.TransientStorageError(
+                "a cache denies a file that its folder lists", key=key, root=self.root
+            ) from error
 
     async def put(
         self,
@@ -129,13 +138,21 @@ class LocalBackend(StorageBackend):
     ) -> ObjectVersion:
         """See `StorageBackend.put`."""
         keys.check_key(key, root=self.root)
+        if any(files.TEMPORARY.fullmatch(part) for part in key.split("/")):
+            raise errors.InvalidKeyError(
+                "names such as '.put-<32 hex digits>' are those of unfinished puts, which no "
+                "listing shows",
+                key=key,
+                root=self.root,
+            )
         work = asyncio.ensure_future(
             self._run(key, self._write, key, data, condition, durable=durable, parents=parents)
         )
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
-            await asyncio.wait([work])  # all or nothing: a thread cannot be stopped half-way
+            # All or nothing: a thread cannot be stopped half-way.
+            await asyncio.gather(work, return_exceptions=True)
             raise
 
     def _write(
@@ -148,17 +165,43 @@ class LocalBackend(StorageBackend):
         parents: bool,
     ) -> ObjectVersion:
         path = self._path(key)
+        with translated(key, self.root, wanted=len(data)):
+            try:
+                token = self._store(path, data, condition, durable=durable, parents=parents)
+            except NotADirectoryError as error:
+                raise errors.ObjectExistsError(
+                    "a file is where a folder is needed", key=key, root=self.root
+                ) from error
+        if token is None:
+            raise errors.PreconditionFailedError(
+                f"the object is not the version of {condition}", key=key, root=self.root
+            )
+        return ObjectVersion(token)
+
+    def _store(
+        self,
+        path: str,
+        data: bytes,
+        condition: Precondition | None,
+        *,
+        durable: bool,
+        parents: bool,
+    ) -> str | None:
+        """The version that was stored; None if another is there than the condition says."""
         match condition:
-            case None:
-                files.write(path, data, durable=durable, parents=parents)
             case IfAbsent():
-                files.create(path, data, durable=durable, parents=parents)
+                return files.create(path, data, durable=durable, parents=parents)
             case IfVersion(version):
-                if not files.swap(path, data, version.token):
-                    raise errors.PreconditionFailedError(
-                        f"another version than {version.token} is there", key=key, root=self.root
-                    )
-        return ObjectVersion(files.version_of(files.current(path)[1]))
+                try:
+                    return files.swap(path, data, version.token)
+                except errors.UnsupportedOperationError:
+                    self._cannot(compare_and_swap=False)
+                    raise
+            case None:
+                return files.write(path, data, durable=durable, parents=parents)
+
+    def _cannot(self, **refused: bool) -> None:
+        self.capabilities = dataclasses.replace(self.capabilities, **refused)
 
     async def stat(self, key: str) -> ObjectInfo:
         """See `StorageBackend.stat`."""
@@ -166,9 +209,7 @@ class LocalBackend(StorageBackend):
         return await self._run(key, self._stat, key)
 
     def _stat(self, key: str) -> ObjectInfo:
-        _, status = self._find(key)
-        version = ObjectVersion(files.version_of(status))
-        return ObjectInfo(key, status.st_size, version, status.st_mtime)
+        return _info(key, self._ask(key, chain.current))
 
     async def delete(self, key: str) -> None:
         """See `StorageBackend.delete`."""
@@ -190,13 +231,17 @@ class LocalBackend(StorageBackend):
     def _walk(self, prefix: str) -> list[ObjectInfo]:
         base = self._path(prefix)
         found = []
-        for path in folders.walk(base):
-            key = keys.join(prefix, os.path.relpath(path, base))
-            try:
-                found.append(self._stat(key))
-            except FileNotFoundError:
-                continue
+        for path, chained in folders.walk(base):
+            info = self._listed(keys.join(prefix, os.path.relpath(path, base)), chained=chained)
+            found += [info] if info else []
         return found
+
+    def _listed(self, key: str, *, chained: bool) -> ObjectInfo | None:
+        """What a listing says of a file; None if it has gone meanwhile, or is none."""
+        try:
+            return _info(key, chain.current(self._path(key), chained=chained))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     async def children(self, prefix: str) -> Listing:
         """See `StorageBackend.children`."""
@@ -205,23 +250,15 @@ class LocalBackend(StorageBackend):
 
     def _children(self, prefix: str) -> Listing:
         prefixes, objects = [], []
-        try:
-            entries = list(os.scandir(self._path(prefix)))
-        except (FileNotFoundError, NotADirectoryError):
-            return Listing((), ())
-        for entry in entries:
-            if files.TEMPORARY.fullmatch(entry.name):
-                continue
+        found, chained = folders.entries(self._path(prefix))
+        for entry in found:
             key = keys.join(prefix, entry.name)
             if entry.is_dir():
                 prefixes.append(key)
             else:
-                try:
-                    objects.append(self._stat(key))
-                except FileNotFoundError:
-                    continue
-        objects.sort(key=lambda info: info.key)
-        return Listing(tuple(sorted(prefixes)), tuple(objects))
+                info = self._listed(key, chained=chained)
+                objects += [info] if info else []
+        return Listing(tuple(prefixes), tuple(objects))
 
     def kv_target(self, prefix: str) -> KvTarget:
         """See `StorageBackend.kv_target`.
@@ -256,7 +293,7 @@ class LocalBackend(StorageBackend):
             keys.check_key(key, root=self.root)
         paths = self._path(first), self._path(second)
         if not await self._run(first, folders.exchange, *paths):
-            self.capabilities = dataclasses.replace(self.capabilities, exchange_prefix=False)
+            self._cannot(exchange_prefix=False)
             await super().exchange_prefix(first, second)
 
     async def sync_prefix(self, prefix: str) -> None:
@@ -274,7 +311,7 @@ class LocalBackend(StorageBackend):
         await self._run(prefix, folders.remove, self._path(prefix))
 
     async def abort_uploads(self, prefix: str, *, older_than: float) -> int:
-        """Removes the temporary files of puts that were killed."""
+        """Removes what killed puts left, directly below `prefix` and one level deeper."""
         path = self._path(prefix)
         return await self._run(prefix, folders.remove_old_temporaries, path, older_than)
 
@@ -288,6 +325,13 @@ class LocalBackend(StorageBackend):
         """Ends the threads."""
         self._pool.shutdown(wait=False)
         self._sync_pool.shutdown(wait=False)
+
+
+def _info(key: str, status: os.stat_result) -> ObjectInfo:
+    # The change time is the file system's own, and content never changes in place; the
+    # modification time is set by the writing host, whose clock may be another.
+    version = ObjectVersion(chain.version_of(status))
+    return ObjectInfo(key, status.st_size, version, status.st_ctime)
 
 
 def open_backend(url: str, options: Mapping[str, Any]) -> LocalBackend:

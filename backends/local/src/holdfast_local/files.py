@@ -1,12 +1,8 @@
 """Single files: all-or-nothing puts, create-only puts, and compare-and-swap without locks.
 
-A conditional replacement is decided by a hard link, which the kernel creates once only:
-`.<name>.next-<version>` is the successor of that version of `<name>`. Publishing it is a
-rename, which anyone may be late with: readers follow the chain of successors, so a late
-rename shows the newest content all the same. Successor links are never removed while the
-file exists, for a writer that sleeps between its check and its link must find the place
-taken. A version is the inode, the time set from the clock in nanoseconds, and the size;
-with that time no later file can be mistaken for an earlier one whose inode it reuses.
+Every put writes a temporary file beside its key and then gives it the key's name in one
+step; each returns the version it made, which is not to be read back from the key, where
+another writer may have been since.
 """
 
 from __future__ import annotations
@@ -15,169 +11,79 @@ import contextlib
 import errno
 import os
 import re
-import stat
 import time
 import uuid
 
-from holdfast_local.syscalls import NOREPLACE, fsync_path, renameat2
+from holdfast_local.chain import current, successor, unused, version_of
+from holdfast_local.syscalls import NOREPLACE, fsync_folder, renameat2
 from holdfast_storage.errors import UnsupportedOperationError
 
-TEMPORARY = re.compile(r"\.put-[0-9a-f]{32}|\..+\.next-[0-9]+-[0-9]+-[0-9]+")
-_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS}
+TEMPORARY = re.compile(r"\.(put|next)-[0-9a-f]{32}")
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.ENOSYS, errno.EXDEV}
 
 
-def version_of(status: os.stat_result) -> str:
-    """The version that a status names."""
-    return f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"
-
-
-def current(path: str) -> tuple[str, os.stat_result]:
-    """The file that holds the newest content of `path`, and its status.
-
-    Raises:
-        FileNotFoundError: There is none, or it is a folder.
-    """
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise FileNotFoundError(errno.ENOENT, "not a file", path)
-    where = path
-    while True:
-        following = _successor(path, version_of(status))
-        try:
-            status = os.stat(following)
-        except FileNotFoundError:
-            return where, status
-        where = following
-
-
-def write(path: str, data: bytes, *, durable: bool, parents: bool) -> None:
+def write(path: str, data: bytes, *, durable: bool, parents: bool) -> str:
     """Puts `data` at `path`, replacing what is there."""
-    temporary = _stage(path, data, durable=durable, parents=parents)
-    if temporary is None:
-        return
-    try:
-        os.replace(temporary, path)
-    except BaseException:
-        _discard(temporary)
-        raise
-    if durable:
-        fsync_path(os.path.dirname(path))
+    temporary, version = _stage(path, data, durable=durable, parents=parents)
+    if temporary is not None:
+        try:
+            _replace(temporary, path, version)
+        except BaseException:
+            _discard(temporary)
+            raise
+        if durable:
+            fsync_folder(os.path.dirname(path))
+    return version
 
 
-def create(path: str, data: bytes, *, durable: bool, parents: bool) -> None:
+def create(path: str, data: bytes, *, durable: bool, parents: bool) -> str:
     """Puts `data` at `path` if nothing is there; appears with its whole content.
 
     Raises:
         FileExistsError: Something is there.
+        UnsupportedOperationError: The file system cannot create exclusively.
     """
-    temporary = _stage(path, data, durable=durable, parents=parents)
-    if temporary is None:
-        return
-    try:
-        _link_once(temporary, path)
-    finally:
-        _discard(temporary)
-    if durable:
-        fsync_path(os.path.dirname(path))
-
-
-def swap(path: str, data: bytes, expected: str) -> bool:
-    """Replaces version `expected` of `path`, durably; False if another is current."""
-    try:
-        _, status = current(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    if version_of(status) != expected:
-        return False
-    temporary = os.path.join(os.path.dirname(path), f".put-{uuid.uuid4().hex}")
-    _write_file(temporary, data, durable=True)
-    try:
-        os.link(temporary, _successor(path, expected))  # the decision
-        fsync_path(os.path.dirname(path))
-        os.replace(temporary, path)  # publication: readers no longer need the chain
-    except FileExistsError:
-        return False
-    finally:
-        _discard(temporary)
-    fsync_path(os.path.dirname(path))
-    return True
-
-
-def _successor(path: str, version: str) -> str:
-    folder, name = os.path.split(path)
-    return os.path.join(folder, f".{name}.next-{version}")
-
-
-def _link_once(temporary: str, path: str) -> None:
-    try:
-        os.link(temporary, path)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        if not renameat2(temporary, path, NOREPLACE):
-            raise UnsupportedOperationError(
-                "this file system has neither hard links nor a rename that replaces nothing, "
-                "so nothing can be created exclusively on it",
-                key=path,
-            ) from error
-
-
-def _stage(path: str, data: bytes, *, durable: bool, parents: bool) -> str | None:
-    """Writes a temporary file beside `path`; None if a new folder took `path` along."""
-    folder = os.path.dirname(path)
-    temporary = os.path.join(folder, f".put-{uuid.uuid4().hex}")
-    try:
-        _write_file(temporary, data, durable=durable)
-        return temporary
-    except FileNotFoundError:
-        if not parents:
-            raise
-    if durable and _first_in_folder(path, data):
-        return None
-    make_folders(folder, durable=durable)
-    _write_file(temporary, data, durable=durable)
-    return temporary
-
-
-def _first_in_folder(path: str, data: bytes) -> bool:
-    """Makes a new folder appear with its first file in it; False if it is there by now.
-
-    So a folder that a killed process began is never without the mark that is put first.
-    """
-    folder, name = os.path.split(path)
-    above = os.path.dirname(folder)
-    make_folders(above, durable=True)
-    aside = os.path.join(above, f".put-{uuid.uuid4().hex}")
-    os.mkdir(aside)
-    try:
-        _write_file(os.path.join(aside, name), data, durable=True)
-        fsync_path(aside)
-        os.rename(aside, folder)
-    except OSError as error:
-        _discard(os.path.join(aside, name))
-        os.rmdir(aside)
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-            raise
-        return False
-    fsync_path(above)
-    return True
-
-
-def _write_file(path: str, data: bytes, *, durable: bool) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        now = time.time_ns()
-        os.utime(descriptor, ns=(now, now))
+    temporary, version = _stage(path, data, durable=durable, parents=parents)
+    if temporary is not None:
+        try:
+            _create_as(temporary, path, version)
+        finally:
+            _discard(temporary)
         if durable:
-            os.fsync(descriptor)
-    except BaseException:
-        _discard(path)
-        raise
+            fsync_folder(os.path.dirname(path))
+    return version
+
+
+def swap(path: str, data: bytes, expected: str) -> str | None:
+    """Replaces version `expected` of `path`, durably; None if another is current.
+
+    Raises:
+        UnsupportedOperationError: The file system has no hard links.
+    """
+    try:
+        if version_of(current(path)) != expected:
+            return None
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    temporary, version = _write_beside(path, data, durable=True)
+    try:
+        try:
+            _link(temporary, successor(path, expected), version)  # the decision
+        except FileExistsError:
+            return None
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            raise UnsupportedOperationError(
+                "this file system has no hard links, so nothing can be replaced on condition"
+            ) from error
+        # A publication that fails undoes nothing: readers find the link.
+        with contextlib.suppress(OSError):
+            _replace(temporary, path, version)
     finally:
-        os.close(descriptor)
+        _discard(temporary)
+    fsync_folder(os.path.dirname(path))  # one folder: link and rename become durable together
+    return version
 
 
 def make_folders(folder: str, *, durable: bool) -> None:
@@ -189,7 +95,111 @@ def make_folders(folder: str, *, durable: bool) -> None:
     for path in reversed(missing):
         os.makedirs(path, exist_ok=True)
         if durable:
-            fsync_path(os.path.dirname(path))
+            fsync_folder(os.path.dirname(path))
+
+
+def _create_as(temporary: str, path: str, version: str) -> None:
+    try:
+        _link(temporary, path, version)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if not renameat2(temporary, path, NOREPLACE):
+            raise UnsupportedOperationError(
+                "this file system has neither hard links nor a rename that replaces nothing, "
+                "so nothing can be created exclusively on it",
+                key=path,
+            ) from error
+
+
+def _link(temporary: str, path: str, version: str) -> None:
+    """A hard link; a refusal after the effect (a lost reply on NFS) is a success."""
+    try:
+        os.link(temporary, path)
+    except OSError:
+        if not _is_there(path, version):
+            raise
+
+
+def _replace(temporary: str, path: str, version: str) -> None:
+    """A rename; a refusal after the effect (a lost reply on NFS) is a success."""
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        if not _is_there(path, version):
+            raise
+
+
+def _is_there(path: str, version: str) -> bool:
+    try:
+        return version_of(os.stat(path)) == version
+    except OSError:
+        return False
+
+
+def _stage(path: str, data: bytes, *, durable: bool, parents: bool) -> tuple[str | None, str]:
+    """Writes a temporary file beside `path`; None if a new folder took `path` along."""
+    try:
+        return _write_beside(path, data, durable=durable)
+    except FileNotFoundError:
+        if not parents:
+            raise
+    if durable:
+        version = _first_in_folder(path, data)
+        if version is not None:
+            return None, version
+    make_folders(os.path.dirname(path), durable=durable)
+    return _write_beside(path, data, durable=durable)
+
+
+def _first_in_folder(path: str, data: bytes) -> str | None:
+    """Makes a new folder appear with its first file in it; None if it is there by now.
+
+    So a folder that a killed process began is never without the mark that is put first.
+    """
+    folder, name = os.path.split(path)
+    above = os.path.dirname(folder)
+    make_folders(above, durable=True)
+    aside = os.path.join(above, f".put-{uuid.uuid4().hex}")
+    os.mkdir(aside)
+    staged = os.path.join(aside, name)
+    try:
+        version = _write_file(staged, path, data, durable=True)
+        fsync_folder(aside)
+        os.rename(aside, folder)
+    except OSError as error:
+        _discard(staged)
+        with contextlib.suppress(OSError):
+            os.rmdir(aside)
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
+        return None
+    fsync_folder(above)
+    return version
+
+
+def _write_beside(path: str, data: bytes, *, durable: bool) -> tuple[str, str]:
+    temporary = os.path.join(os.path.dirname(path), f".put-{uuid.uuid4().hex}")
+    return temporary, _write_file(temporary, path, data, durable=durable)
+
+
+def _write_file(temporary: str, path: str, data: bytes, *, durable: bool) -> str:
+    """Writes a new file that is to become `path`; returns the version that it will be."""
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            version = unused(path, descriptor, time.time_ns())
+            if durable:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)  # where NFS says that the disk is full
+    except BaseException:
+        _discard(temporary)
+        raise
+    return version
 
 
 def _discard(path: str) -> None:

@@ -9,14 +9,16 @@ import time
 from collections.abc import Callable, Iterator
 
 from holdfast_local import files
-from holdfast_local.syscalls import EXCHANGE, NOREPLACE, fsync_path, renameat2
-from holdfast_metadata import ATTEMPT_FILE
+from holdfast_local.syscalls import EXCHANGE, NOREPLACE, fsync_folder, fsync_path, renameat2
+from holdfast_metadata import ATTEMPT_FILE, COMMIT_FILE
 
 _FULL_DESTINATION = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR}
+_ABSENT = (FileNotFoundError, NotADirectoryError)
+_MARKS = (COMMIT_FILE, ATTEMPT_FILE)  # removed last, in this order
 
 
 def move(source: str, destination: str) -> None:
-    """Renames a folder to where nothing is, durably.
+    """Renames a folder to where nothing is, durably; creates no folder.
 
     Without `renameat2`, rename(2) does: onto a folder that holds anything it fails, and a
     checkpoint is never empty. An empty folder that appears in the instant between the look
@@ -24,22 +26,18 @@ def move(source: str, destination: str) -> None:
 
     Raises:
         FileExistsError: The destination holds anything.
-        FileNotFoundError: The source is gone.
+        FileNotFoundError: The source, or the folder to move it into, is gone.
     """
     before = os.stat(source)
     try:
         if not renameat2(source, destination, NOREPLACE):
             _plain_move(source, destination)
-    except OSError as error:
+    except OSError:
         # A lost reply (NFS) reports a failure of what has happened.
         if not _has_moved(source, destination, before):
-            if error.errno == errno.ENOENT and not os.path.isdir(os.path.dirname(destination)):
-                files.make_folders(os.path.dirname(destination), durable=True)
-                move(source, destination)
-                return
             raise
     for folder in {os.path.dirname(source), os.path.dirname(destination)}:
-        fsync_path(folder)
+        fsync_folder(folder)
 
 
 def _plain_move(source: str, destination: str) -> None:
@@ -54,12 +52,15 @@ def _plain_move(source: str, destination: str) -> None:
 
 
 def _has_moved(source: str, destination: str, before: os.stat_result) -> bool:
+    return _is_at(destination, before) and not os.path.lexists(source)
+
+
+def _is_at(path: str, before: os.stat_result) -> bool:
     try:
-        there = os.stat(destination)
+        there = os.stat(path)
     except OSError:
         return False
-    same = (there.st_dev, there.st_ino) == (before.st_dev, before.st_ino)
-    return same and not os.path.lexists(source)
+    return (there.st_dev, there.st_ino) == (before.st_dev, before.st_ino)
 
 
 def exchange(first: str, second: str) -> bool:
@@ -69,96 +70,152 @@ def exchange(first: str, second: str) -> bool:
     try:
         if not renameat2(first, second, EXCHANGE):
             return False
-    except OSError:
-        try:
-            there = os.stat(second)
-        except OSError:
-            there = None
-        if there is None or (there.st_dev, there.st_ino) != (before.st_dev, before.st_ino):
+    except OSError as error:
+        if not _is_at(second, before):
+            if error.errno == errno.EXDEV and os.stat(second).st_dev == before.st_dev:
+                return False  # one of them lies in a lower layer of an overlay
             raise
     for folder in {os.path.dirname(first), os.path.dirname(second)}:
-        fsync_path(folder)
+        fsync_folder(folder)
     return True
 
 
-def walk(base: str) -> Iterator[str]:
-    """Yields files below a folder; folders that are links are not entered."""
-    try:
-        entries = sorted(os.scandir(base), key=lambda entry: entry.name)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for entry in entries:
-        if files.TEMPORARY.fullmatch(entry.name):
-            continue
+def entries(folder: str) -> tuple[list[os.DirEntry[str]], bool]:
+    """What is in a folder, sorted, without our temporary names; empty if it is absent.
+
+    Returns:
+        The entries, and whether any of the files may have a successor.
+    """
+    found = sorted(_scan(folder), key=lambda entry: entry.name)
+    visible = [entry for entry in found if not files.TEMPORARY.fullmatch(entry.name)]
+    return visible, any(entry.name.startswith(".next-") for entry in found)
+
+
+def walk(base: str) -> Iterator[tuple[str, bool]]:
+    """Yields files below a folder, each with whether it may have a successor.
+
+    Folders that are links are not entered.
+    """
+    found, chained = entries(base)
+    for entry in found:
         if entry.is_dir(follow_symlinks=False):
             yield from walk(entry.path)
         elif entry.is_file():
-            yield entry.path
+            yield entry.path, chained
 
 
 def sync(base: str, run: Callable[[Callable[[str], None], list[str]], None]) -> None:
     """Makes everything below `base` durable: files, then folders bottom-up, then `base`'s entry.
 
+    Each file by its own fsync, several at once: for 500 small files measured 3 to 10 times
+    as fast as one after the other, and the same for a few large ones. One syncfs would be
+    another 2 to 4 times as fast for the 500, equal for the few that a save writes, and it
+    would wait for whatever else anyone has written to the disk.
+
+    Files that vanish meanwhile (the temporary ones of a heartbeat) need not be kept; one
+    that was listed for the commit is missed by its check.
+
     Args:
-        base: The folder.
+        base: The folder; if it is absent, there is nothing to do.
         run: Applies a function to many paths, perhaps at once.
+
+    Raises:
+        OSError: Something could not be listed or synced.
     """
-    folders, found = [], []
-    for folder, _, names in os.walk(base, topdown=False):
-        folders.append(folder)
-        found += [os.path.join(folder, name) for name in names]
-    run(fsync_path, found)
+    folders: list[str] = []
+    found: list[str] = []
+    _collect(base, folders, found)
+    run(_sync_if_there, found)
     for folder in folders:
-        fsync_path(folder)
+        with contextlib.suppress(*_ABSENT):
+            fsync_folder(folder)
     if folders:
-        fsync_path(os.path.dirname(base))
+        fsync_folder(os.path.dirname(base))
+
+
+def _collect(folder: str, folders: list[str], found: list[str]) -> None:
+    """Lists folders bottom-up, and regular files that are not about to vanish."""
+    if not os.path.isdir(folder):
+        return
+    for entry in _scan(folder):
+        if entry.is_dir(follow_symlinks=False):
+            _collect(entry.path, folders, found)
+        elif entry.is_file() and not entry.name.startswith(".put-"):
+            found.append(entry.path)
+    folders.append(folder)
+
+
+def _sync_if_there(path: str) -> None:
+    with contextlib.suppress(*_ABSENT):
+        fsync_path(path)
 
 
 def remove(base: str) -> None:
-    """Removes a folder: the mark of an attempt last, so that a half-removed one is found."""
-    marks = []
-    for folder, _, names in os.walk(base, topdown=False):
-        for name in names:
-            path = os.path.join(folder, name)
-            if name == ATTEMPT_FILE:
-                marks.append(path)
-            else:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
-        if not any(os.path.dirname(mark).startswith(folder) for mark in marks):
+    """Removes a folder: the marks of an attempt last, so that a half-removed one is found.
+
+    Links are removed and never followed, `base` included.
+
+    Raises:
+        OSError: Something could not be listed or removed; the marks are still there.
+    """
+    if os.path.islink(base):
+        os.unlink(base)
+        return
+    marks: list[str] = []
+    _remove_below(base, marks)
+    for mark in sorted(marks, key=lambda path: _MARKS.index(os.path.basename(path))):
+        _unlink(mark)
+    for folder in sorted({os.path.dirname(mark) for mark in marks}, key=len, reverse=True):
+        while folder != base:
             _remove_folder(folder)
-    for mark in marks:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(mark)
-    for folder, _, _ in os.walk(base, topdown=False):
-        _remove_folder(folder)
+            folder = os.path.dirname(folder)
+    _remove_folder(base)
+
+
+def _remove_below(folder: str, marks: list[str]) -> None:
+    for entry in _scan(folder):
+        if entry.is_dir(follow_symlinks=False):
+            _remove_below(entry.path, marks)
+            _remove_folder(entry.path)
+        elif entry.name in _MARKS:
+            marks.append(entry.path)
+        elif not entry.name.startswith(".nfs"):  # removed and still open; goes by itself
+            _unlink(entry.path)
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _remove_folder(folder: str) -> None:
+    """Removes a folder unless it holds something: a mark, or what a late writer adds."""
     try:
-        if os.path.islink(folder):
-            os.unlink(folder)
-        else:
-            os.rmdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
+        os.rmdir(folder)
+    except _ABSENT:
         return
     except OSError as error:
-        if error.errno != errno.ENOTEMPTY:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
 
 
 def remove_old_temporaries(folder: str, older_than: float) -> int:
-    """Removes what killed puts left in a folder; says how many files."""
+    """Removes what killed puts left in a folder and those right below it; says how many.
+
+    Args:
+        folder: Where to look.
+        older_than: Age in seconds below which a put may still be under way.
+    """
     removed = 0
-    try:
-        entries = list(os.scandir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return 0
-    for entry in entries:
+    inside = _scan(folder)
+    for entry in list(inside):
+        if entry.is_dir(follow_symlinks=False) and not files.TEMPORARY.fullmatch(entry.name):
+            inside += _scan(entry.path)
+    for entry in inside:
         if not entry.name.startswith(".put-") or not files.TEMPORARY.fullmatch(entry.name):
             continue
         with contextlib.suppress(OSError):
-            if time.time() - entry.stat().st_mtime < older_than:
+            if time.time() - entry.stat(follow_symlinks=False).st_mtime < older_than:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 remove(entry.path)
@@ -166,3 +223,16 @@ def remove_old_temporaries(folder: str, older_than: float) -> int:
                 os.unlink(entry.path)
             removed += 1
     return removed
+
+
+def _scan(folder: str) -> list[os.DirEntry[str]]:
+    """What is in a folder; nothing if it is absent.
+
+    Raises:
+        OSError: It is there and cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as listing:
+            return list(listing)
+    except _ABSENT:
+        return []

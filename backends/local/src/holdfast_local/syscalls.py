@@ -12,6 +12,7 @@ NOREPLACE = 1
 EXCHANGE = 2
 _AT_FDCWD = -100
 _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF}  # some FUSE and CIFS mounts
 
 
 @functools.cache
@@ -48,9 +49,18 @@ def renameat2(source: str, destination: str, flags: int) -> bool:
     raise OSError(number, os.strerror(number), source, None, destination)
 
 
+def fsync_folder(path: str) -> None:
+    """Makes a folder's entries durable, where the file system can sync a folder at all."""
+    try:
+        fsync_path(path)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+
+
 def fsync_path(path: str) -> None:
     """Makes a file or a folder's entries durable."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

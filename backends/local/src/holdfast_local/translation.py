@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 from collections.abc import Iterator
 
 from holdfast_storage import errors
@@ -17,11 +16,20 @@ _EXISTS = {errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR}
 _PASSING = {errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT, errno.ESTALE, errno.EBUSY}
 
 
-def translate(error: OSError, *, key: str, root: str) -> errors.StorageError:
-    """The error of ours that says what `error` means for `key`."""
+def translate(
+    error: OSError, *, key: str, root: str, wanted: int | None = None
+) -> errors.StorageError:
+    """The error of ours that says what `error` means for `key`.
+
+    Args:
+        error: What the operating system said.
+        key: What it was about.
+        root: The backend's root.
+        wanted: How many bytes were to be written, if it is known.
+    """
     number, where = error.errno, {"key": key, "root": root}
     if number in _FULL:
-        return errors.StorageFullError(f"the disk is full{_free(root)}", **where)
+        return errors.StorageFullError(f"the disk is full{_space(root, wanted)}", **where)
     if number in _REFUSED:
         return errors.StoragePermissionError(f"access refused: {error.strerror}", **where)
     if number in _ABSENT:
@@ -30,8 +38,9 @@ def translate(error: OSError, *, key: str, root: str) -> errors.StorageError:
         return errors.ObjectExistsError("something is there already", **where)
     if number == errno.EXDEV:
         return errors.StorageError(
-            "a checkpoint's folder and its parent lie on different devices, so it cannot be "
-            "moved into place in one step; choose a path on one device",
+            f"{error.filename!r} and {error.filename2!r} lie on different devices (or layers "
+            "of an overlay), so one cannot take the other's place in one step; choose a path "
+            "whose folders lie on one device",
             **where,
         )
     if number == errno.ENAMETOOLONG:
@@ -42,21 +51,25 @@ def translate(error: OSError, *, key: str, root: str) -> errors.StorageError:
 
 
 @contextlib.contextmanager
-def translated(key: str, root: str) -> Iterator[None]:
+def translated(key: str, root: str, *, wanted: int | None = None) -> Iterator[None]:
     """Turns an `OSError` of the block into ours, with the original as its cause."""
     try:
         yield
     except errors.StorageError:
         raise
     except OSError as error:
-        raise translate(error, key=key, root=root) from error
+        raise translate(error, key=key, root=root, wanted=wanted) from error
 
 
-def _free(root: str) -> str:
+def _space(root: str, wanted: int | None) -> str:
+    """What was wanted and what is left: bytes, or the number of files if that ran out."""
     path = root
     while path and not os.path.exists(path):
         path = os.path.dirname(path)
-    try:
-        return f" ({shutil.disk_usage(path or '/').free:,} bytes are free)"
-    except OSError:
-        return ""
+    said = [f"{wanted:,} bytes were to be written"] if wanted is not None else []
+    with contextlib.suppress(OSError):
+        left = os.statvfs(path or "/")
+        said.append(f"{left.f_bavail * left.f_frsize:,} bytes are free")
+        if left.f_files and not left.f_favail:
+            said.append("no more files can be created")
+    return f" ({', '.join(said)})" if said else ""
