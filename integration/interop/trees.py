@@ -184,7 +184,19 @@ def strings() -> Case:
 
 def odd_names() -> Case:
     """Names whose base64 needs padding, `-` and `_`; names that look like files or paths."""
-    names = ["b", "ab", "abc", "ÿ?>", "ÿÿÿ~", "with space", 'quo"te', "back\\slash", "#", ".dot"]
+    names = [
+        "b",
+        "ab",
+        "abc",
+        "ÿ?>",
+        ">>>",
+        "ÿÿÿ~",
+        "with space",
+        'quo"te',
+        "back\\slash",
+        "#",
+        ".dot",
+    ]
     names += ["a/b", "..", "größe", "日本", "x" * 300, "_METADATA", "zarr.json", "c", "~1", "%2e"]
     return same(
         {name: jnp.asarray(random_array(40 + i, (300 + i,))) for i, name in enumerate(names)}

@@ -1,0 +1,66 @@
+"""Workers that can be killed: forked in milliseconds by a process that imported everything."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+class Worker:
+    """A process that saves, and the log it keeps."""
+
+    def __init__(self, pid, log, started):
+        self.pid = pid
+        self._log = log
+        self._started = started
+
+    def said(self):
+        """What this worker has written so far, word by word."""
+        return (
+            self._log.read_bytes()[self._started :].decode().split() if self._log.exists() else []
+        )
+
+    def wait_for(self, word):
+        deadline = time.monotonic() + 60
+        while word not in self.said():
+            assert time.monotonic() < deadline, f"the worker did not say {word!r}: {self.said()}"
+            time.sleep(0.002)
+
+    def kill(self):
+        os.kill(self.pid, signal.SIGKILL)
+        self.join()
+
+    def join(self):
+        """Waits until nothing of the process is left: threads outlive their leader a little."""
+        deadline = time.monotonic() + 60
+        while Path(f"/proc/{self.pid}").exists():
+            assert time.monotonic() < deadline, f"the worker still runs: {self.said()}"
+            time.sleep(0.001)
+
+
+class Zygote:
+    """The process that forks workers; ends with the `with` block."""
+
+    def __enter__(self):
+        worker = Path(__file__).with_name("worker.py")
+        self._process = subprocess.Popen(
+            [sys.executable, str(worker)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        )
+        return self
+
+    def __exit__(self, *error):
+        self._process.stdin.close()
+        assert self._process.wait(timeout=60) == 0
+        self._process.stdout.close()
+
+    def start(self, mode, place, log, *number):
+        """Starts `worker.MODES[mode]`."""
+        started = log.stat().st_size if log.exists() else 0
+        print(mode, place, log, *number, file=self._process.stdin, flush=True)
+        return Worker(int(self._process.stdout.readline()), log, started)
