@@ -19,6 +19,12 @@ def check_key(key: str, *, root: str = "") -> str:
             key=key,
             root=root,
         )
+    try:
+        key.encode("utf-8", "surrogateescape")  # as a file name that is no UTF-8 comes from a disk
+    except UnicodeEncodeError as error:
+        raise errors.InvalidKeyError(
+            f"a key is text that UTF-8 can hold: {error.reason}", key=key, root=root
+        ) from error
     return key
 
 

@@ -1,21 +1,24 @@
 """Storage inside this process: the semantics of an object store, for tests and notebooks.
 
 Objects are files of a private temporary directory (in RAM where the system offers it),
-so that TensorStore reaches them by path; the directory goes when the process ends.
+so that TensorStore reaches them by path; the directory goes when the process ends. A
+forked child starts with an empty store of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -37,8 +40,10 @@ from holdfast_storage.values import (
 if TYPE_CHECKING:
     from holdfast_storage.commit.strategy import CommitStrategy
 
-_TEMPORARY = ".holdfast-put-"
 _PREFIX = "holdfast-memory-"
+_IN_RAM = "/dev/shm"
+_ENOUGH_BYTES = 1 << 30  # containers often have 64 MiB there, which no checkpoint fits
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
 
 class _Stores:
@@ -50,12 +55,10 @@ class _Stores:
         self._directory: str | None = None
         self._held: int | None = None
 
-    def path(self) -> Path:
+    def _private(self) -> Path:
         with self.lock:
             if self._directory is None or not os.path.isdir(self._directory):
-                fast = "/dev/shm"
-                base = fast if os.path.isdir(fast) and os.access(fast, os.W_OK) else None
-                _remove_abandoned(base or tempfile.gettempdir())
+                base = _base()
                 made = tempfile.mkdtemp(prefix=_PREFIX, dir=base)
                 while (held := _hold(made)) is None:  # taken for abandoned by another process
                     made = tempfile.mkdtemp(prefix=_PREFIX, dir=base)
@@ -63,10 +66,36 @@ class _Stores:
                 weakref.finalize(self, _remove, made, os.getpid())
             return Path(self._directory)
 
+    def objects(self) -> Path:
+        """The folder of all objects."""
+        return self._private() / "objects"
+
+    def temporary(self) -> Path:
+        """Where a put writes, under the lock, before it moves the file into place."""
+        return self._private() / "put"
+
     def tick(self) -> int:
         """A strictly increasing time in nanoseconds: no two contents share a version."""
         self._clock = max(self._clock + 1, time.time_ns())
         return self._clock
+
+    def let_go(self) -> None:
+        """Closes what a fork copied; the parent goes on holding its directory."""
+        if self._held is not None:
+            os.close(self._held)
+
+
+def _base() -> str:
+    """Where directories are made, free of what killed processes left there."""
+    slow = tempfile.gettempdir()
+    if not (os.path.isdir(_IN_RAM) and os.access(_IN_RAM, os.W_OK)):
+        _remove_abandoned(slow)
+        return slow
+    _remove_abandoned(_IN_RAM)
+    if shutil.disk_usage(_IN_RAM).free >= _ENOUGH_BYTES:
+        return _IN_RAM
+    _remove_abandoned(slow)
+    return slow
 
 
 def _hold(directory: str) -> int | None:
@@ -106,6 +135,17 @@ def _remove(directory: str, owner: int) -> None:
 _stores = _Stores()
 
 
+def _start_anew_after_fork() -> None:
+    """The lock that makes puts atomic reaches no other process, so the bytes must not."""
+    global _stores
+    _stores.let_go()
+    _stores = _Stores()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_anew_after_fork)
+
+
 class MemoryBackend(StorageBackend):
     """A store in this process. Backends opened at the same URL see the same objects."""
 
@@ -120,14 +160,30 @@ class MemoryBackend(StorageBackend):
         self.hints = IoHints(target_file_bytes=2 << 30, max_concurrency=32, coalesce_bytes=4096)
 
     def _path(self, key: str) -> Path:
-        return _stores.path() / self._prefix / key
+        return _stores.objects() / self._prefix / key
+
+    @contextlib.contextmanager
+    def _translated(self, key: str) -> Iterator[None]:
+        """Turns an `OSError` of the block into ours, with the original as its cause."""
+        try:
+            yield
+        except errors.StorageError:
+            raise
+        except _ABSENT as error:
+            raise self._absent(key) from error
+        except OSError as error:
+            where = {"key": key, "root": self.root}
+            match error.errno:
+                case errno.ENAMETOOLONG:
+                    raise errors.InvalidKeyError("the key is too long", **where) from error
+                case errno.ENOSPC | errno.EDQUOT:
+                    raise errors.StorageFullError("the memory is full", **where) from error
+            raise errors.StorageError(f"{error.strerror or error}", **where) from error
 
     def _info(self, key: str, path: Path) -> ObjectInfo:
-        try:
+        with self._translated(key):
             found = path.stat()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise self._absent(key) from error
-        if not path.is_file():
+        if not stat.S_ISREG(found.st_mode):
             raise self._absent(key)
         version = ObjectVersion(f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}")
         return ObjectInfo(key, found.st_size, version, found.st_mtime)
@@ -139,14 +195,11 @@ class MemoryBackend(StorageBackend):
         """See `StorageBackend.get`."""
         keys.check_key(key, root=self.root)
         await asyncio.sleep(0)
-        try:
-            with self._path(key).open("rb") as file:
-                if byte_range is None:
-                    return file.read()
-                file.seek(byte_range.start)
-                return file.read(byte_range.stop - byte_range.start)
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            raise self._absent(key) from error
+        with self._translated(key), self._path(key).open("rb") as file:
+            if byte_range is None:
+                return file.read()
+            file.seek(byte_range.start)
+            return file.read(byte_range.stop - byte_range.start)
 
     async def put(
         self,
@@ -161,25 +214,47 @@ class MemoryBackend(StorageBackend):
         keys.check_key(key, root=self.root)
         await asyncio.sleep(0)
         path = self._path(key)
-        with _stores.lock:
+        with _stores.lock, self._translated(key):
+            _remove_empty_folders(path)
             self._check(key, path, condition)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f"{_TEMPORARY}{path.name[:100]}")
-            temporary.write_bytes(data)
-            now = _stores.tick()
-            os.utime(temporary, ns=(now, now))
-            temporary.replace(path)
+            self._make_room(key, path)
+            temporary = _stores.temporary()
+            try:
+                temporary.write_bytes(data)
+                now = _stores.tick()
+                os.utime(temporary, ns=(now, now))
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
             return self._info(key, path).version
+
+    def _make_room(self, key: str, path: Path) -> None:
+        """Makes the folders of a key.
+
+        Raises:
+            StorageError: Objects lie above or below it, which files cannot.
+        """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            taken = path.is_dir()
+        except (FileExistsError, NotADirectoryError):
+            taken = True
+        if taken:
+            raise errors.StorageError(
+                "in this store a key is either an object or has objects below it, not both",
+                key=key,
+                root=self.root,
+            )
 
     def _check(self, key: str, path: Path, condition: Precondition | None) -> None:
         match condition:
             case IfAbsent() if path.exists():
                 raise errors.ObjectExistsError("the object exists", key=key, root=self.root)
             case IfVersion(version):
-                found = self._info(key, path).version if path.is_file() else None
-                if found != version:
+                found = self._info(key, path).version.token if path.is_file() else "nothing"
+                if found != version.token:
                     raise errors.PreconditionFailedError(
-                        f"expected version {version.token}, found {found and found.token}",
+                        f"expected version {version.token}, found {found}",
                         key=key,
                         root=self.root,
                     )
@@ -194,11 +269,12 @@ class MemoryBackend(StorageBackend):
         """See `StorageBackend.delete`."""
         keys.check_key(key, root=self.root)
         await asyncio.sleep(0)
-        with _stores.lock:
-            try:
-                self._path(key).unlink()
-            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                return
+        with (
+            _stores.lock,
+            contextlib.suppress(errors.ObjectNotFoundError),
+            self._translated(key),
+        ):
+            self._path(key).unlink()
 
     async def walk(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """See `StorageBackend.walk`."""
@@ -207,8 +283,6 @@ class MemoryBackend(StorageBackend):
         base = self._path(prefix) if prefix else self._path("")
         for directory, _, names in sorted(os.walk(base)):
             for name in sorted(names):
-                if name.startswith(_TEMPORARY):
-                    continue
                 path = Path(directory) / name
                 key = keys.join(prefix, path.relative_to(base).as_posix())
                 try:
@@ -237,10 +311,18 @@ class MemoryBackend(StorageBackend):
         return KvTarget(spec, context, self.hints)
 
     async def commit_strategy(self) -> CommitStrategy:
-        """Commits by a conditional put of the record."""
+        """A conditional put of the record decides."""
         from holdfast_storage.commit.pointer import PointerCommit
 
         return PointerCommit(self)
+
+
+def _remove_empty_folders(path: Path) -> None:
+    """Folders without an object are nothing in an object store, so they stand in no way."""
+    if path.is_dir():
+        for folder, _, _ in os.walk(path, topdown=False):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
 
 
 def open_backend(url: str, options: Mapping[str, Any]) -> MemoryBackend:

@@ -57,7 +57,8 @@ def open_backend(
 
     Raises:
         UnknownSchemeError: No backend serves the scheme; says what to install.
-        InvalidURLError: `url` or a setting cannot be understood.
+        InvalidURLError: `url` or a setting cannot be understood, or two distributions
+            claim the scheme.
     """
     return _open_at(resolve_url(url), options)
 
@@ -94,17 +95,16 @@ def _factory(place: Location) -> BackendFactory:
         factory = _registered.get(place.scheme)
     if factory is not None:
         return factory
-    claims = importlib.metadata.entry_points(group=ENTRY_POINTS, name=place.scheme)
-    values = {point.value: point for point in claims}
-    if len(values) > 1:
+    claims = tuple(importlib.metadata.entry_points(group=ENTRY_POINTS, name=place.scheme))
+    if len(claims) > 1:
         names = sorted(point.dist.name if point.dist else point.value for point in claims)
         raise errors.InvalidURLError(
             f"{place.scheme}:// is claimed by {' and '.join(names)}; uninstall one, or choose "
             "with holdfast_storage.register()"
         )
-    if not values:
+    if not claims:
         raise errors.UnknownSchemeError(_unknown(place))
-    loaded: BackendFactory = next(iter(values.values())).load()
+    loaded: BackendFactory = claims[0].load()
     return loaded
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from holdfast_storage import errors
+from holdfast_storage.urls import LOCAL_SCHEME
 
 OPTIONS_VARIABLE = "HOLDFAST_STORAGE_OPTIONS"
 _SECRET = re.compile(r"secret|token|password|credential|key|signature", re.IGNORECASE)
+_USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
+# Served by holdfast itself, without fsspec, whose settings of that name mean other things.
+_WITHOUT_FSSPEC = frozenset((LOCAL_SCHEME, "memory"))
 
 
 def resolve_settings(
@@ -22,6 +25,8 @@ def resolve_settings(
     env: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The settings of one scheme: `options`, over the environment, over fsspec's.
+
+    A setting that stands in several places is taken whole from the first of them.
 
     Args:
         scheme: The URL scheme.
@@ -44,17 +49,30 @@ def resolve_settings(
 
 
 def describe_settings(settings: Mapping[str, Any]) -> str:
-    """The settings for a message, secrets removed.
+    """The settings for a message, secrets removed at any depth and from URLs.
 
     Example:
-        >>> describe_settings({"region": "eu", "secret": "x"})
-        'region=eu, secret=***'
+        >>> describe_settings({"region": "eu", "secret": "x", "client": {"token": "y"}})
+        "client={'token': '***'}, region=eu, secret=***"
     """
-    shown = (
-        f"{name}={'***' if _SECRET.search(name) else value}"
-        for name, value in sorted(settings.items())
-    )
+    shown = (f"{name}={value}" for name, value in sorted(_without_secrets(settings).items()))
     return ", ".join(shown) or "none"
+
+
+def _without_secrets(value: Any) -> Any:
+    match value:
+        case Mapping():
+            return {
+                str(name): "***" if _SECRET.search(str(name)) else _without_secrets(inner)
+                for name, inner in value.items()
+            }
+        case list() | tuple():
+            return [_without_secrets(inner) for inner in value]
+        case str():
+            return _USER_INFO.sub("***@", value)
+        case None | bool() | int() | float():
+            return value
+    return f"<{type(value).__name__}>"  # a session or a credentials object may print anything
 
 
 def _from_environment(scheme: str, env: Mapping[str, str]) -> dict[str, Any]:
@@ -75,7 +93,12 @@ def _from_environment(scheme: str, env: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _fsspec_settings(scheme: str) -> Mapping[str, Any]:
-    """Fsspec's configuration, if the job uses fsspec at all (importing it costs time)."""
-    config = sys.modules.get("fsspec.config")
-    conf = getattr(config, "conf", {})
-    return conf.get(scheme, {}) if isinstance(conf, Mapping) else {}
+    """Fsspec's configuration (its files and `FSSPEC_*` variables), where it is installed."""
+    if scheme in _WITHOUT_FSSPEC:
+        return {}
+    try:
+        from fsspec.config import conf
+    except ImportError:
+        return {}
+    found = conf.get(scheme, {})
+    return found if isinstance(found, Mapping) else {}

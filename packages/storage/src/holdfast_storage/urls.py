@@ -13,6 +13,8 @@ from holdfast_storage import errors
 ROOT_VARIABLE = "HOLDFAST_ROOT"
 LOCAL_SCHEME = "file"
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]+)://(?P<rest>.*)", re.DOTALL)
+_BROKEN_URL = re.compile(r"[^/]*:/")  # what pathlib makes of a URL, for one: it drops a slash
+_CREDENTIALS = re.compile(r"[^/]*:[^/]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ def resolve_url(path: str | os.PathLike[str], *, env: Mapping[str, str] | None =
     """Resolves a path or URL, now.
 
     A relative one is taken below `HOLDFAST_ROOT`, itself a path or URL; without it, below
-    the working directory.
+    the working directory. `..` is resolved in the text, not on the disk.
 
     Raises:
         InvalidURLError: It is empty, or no place can be made of it; the message says what
@@ -67,14 +69,29 @@ def resolve_url(path: str | os.PathLike[str], *, env: Mapping[str, str] | None =
     if not isinstance(text, str):
         raise errors.InvalidURLError(f"a path is text, got {text!r}")
     if not text.strip() or "\0" in text:
-        raise errors.InvalidURLError(f"{text!r} is no path or URL")
+        raise errors.InvalidURLError(
+            f"{text!r} is no path or URL; give /absolute/path, relative/path or "
+            "<scheme>://bucket/prefix"
+        )
+    return _absolute(text) or _below_root(text, variables)
+
+
+def _absolute(text: str) -> Location | None:
+    """The place that `text` names by itself; None if it is relative."""
     if _URL.fullmatch(text):
         return _from_url(text)
+    if _BROKEN_URL.match(text):
+        raise errors.InvalidURLError(
+            f"{text!r} is no URL: write <scheme>://bucket/prefix, as text and not as a "
+            f"pathlib.Path, which drops a slash; for a folder of that name write './{text}'"
+        )
     if text.startswith("~"):
-        return _from_path(os.path.expanduser(text))
-    if os.path.isabs(text):
-        return _from_path(text)
-    return _below_root(text, variables)
+        text = os.path.expanduser(text)
+        if text.startswith("~"):
+            raise errors.InvalidURLError(
+                f"{text!r}: no such user; for a folder of that name write './{text}'"
+            )
+    return _from_path(text) if os.path.isabs(text) else None
 
 
 def _below_root(text: str, env: Mapping[str, str]) -> Location:
@@ -86,16 +103,15 @@ def _below_root(text: str, env: Mapping[str, str]) -> Location:
             f"{text!r} is relative and {ROOT_VARIABLE} is empty; set it to a path or URL, "
             "unset it to use the working directory, or give an absolute path"
         )
-    if not _URL.fullmatch(root):
-        return _from_path(str(Path(os.path.expanduser(root)).absolute() / text))
-    base = _from_url(root)
+    base = _absolute(root) or _from_path(str(Path.cwd() / root))
     if base.scheme == LOCAL_SCHEME:
         return _from_path(os.path.join(base.path, text))
     return _from_url(f"{base.url.rstrip('/')}/{text}")
 
 
 def _from_path(text: str) -> Location:
-    return Location(LOCAL_SCHEME, os.path.normpath(text))
+    # POSIX lets two leading slashes mean something else, and normpath keeps them.
+    return Location(LOCAL_SCHEME, os.path.normpath("/" + text.lstrip("/")))
 
 
 def _from_url(text: str) -> Location:
@@ -108,18 +124,25 @@ def _from_url(text: str) -> Location:
                 f"{text!r} names a host; write {scheme}:///absolute/path or just the path"
             )
         return _from_path(rest)
+    if _CREDENTIALS.match(rest):
+        raise errors.InvalidURLError(  # without the text: it would show the secret
+            f"a {scheme} URL with credentials in it; they go into options or the environment"
+        )
     if "?" in rest or "#" in rest:
         raise errors.InvalidURLError(
             f"{text!r} has a query or fragment; settings go into options or the environment"
         )
+    bucket, _, prefix = rest.partition("/")
+    if bucket in ("", ".", ".."):
+        raise errors.InvalidURLError(f"{text!r} lacks a bucket: {scheme}://bucket/prefix")
     parts: list[str] = []
-    for part in rest.split("/"):
+    for part in prefix.split("/"):
         if part == "..":
-            if len(parts) <= 1:
-                raise errors.InvalidURLError(f"{text!r} leads out of its bucket with '..'")
+            if not parts:
+                raise errors.InvalidURLError(
+                    f"{text!r} leads out of its bucket with '..'; stay below {scheme}://{bucket}"
+                )
             parts.pop()
         elif part not in ("", "."):
             parts.append(part)
-    if not parts:
-        raise errors.InvalidURLError(f"{text!r} lacks a bucket: {scheme}://bucket/prefix")
-    return Location(scheme, "/".join(parts))
+    return Location(scheme, "/".join([bucket, *parts]))

@@ -15,7 +15,7 @@ from holdfast_storage.backend import StorageBackend
 from holdfast_storage.values import ByteRange, IfAbsent, IfVersion, ObjectVersion
 
 CONTENTS = {"empty": b"", "one": b"x", "text": "ключ".encode(), "large": os.urandom(3 << 20)}
-BAD_KEYS = ["", "/a", "a/", "a//b", "a/./b", "../a", "a/..", ".", "a\0b", 5]
+BAD_KEYS = ["", "/a", "a/", "a//b", "a/./b", "../a", "a/..", ".", "a\0b", "a\ud800", 5]
 
 
 async def keys_below(backend: StorageBackend, prefix: str) -> list[str]:
@@ -320,6 +320,35 @@ class StorageBackendTests:
             assert isinstance(caught.value, FileNotFoundError)
             assert caught.value.key == "not/there"
             assert caught.value.root == backend.root
+
+    @pytest.mark.parametrize("length", [300, 5000])
+    async def test_a_key_that_is_too_long_for_the_store_is_refused(
+        self, backend: StorageBackend, length: int
+    ) -> None:
+        key = "x" * length
+        try:
+            await backend.put(key, b"x")
+        except errors.StorageError:
+            for call in (backend.get, backend.stat):
+                with pytest.raises(errors.StorageError):
+                    await call(key)
+            assert await keys_below(backend, "") == []
+        else:
+            assert await backend.get(key) == b"x"
+            assert await keys_below(backend, "") == [key]
+
+    @pytest.mark.parametrize(("first", "second"), [("a", "a/b"), ("a/b", "a")])
+    async def test_an_object_below_another_is_stored_or_refused(
+        self, backend: StorageBackend, first: str, second: str
+    ) -> None:
+        await backend.put(first, b"first")
+        try:
+            await backend.put(second, b"second")
+        except errors.StorageError:
+            assert await keys_below(backend, "") == [first]
+        else:
+            assert await backend.get(second) == b"second"
+        assert await backend.get(first) == b"first"
 
     async def test_a_cancelled_put_leaves_all_or_nothing(self, backend: StorageBackend) -> None:
         data = CONTENTS["large"]

@@ -167,6 +167,12 @@ class FaultyBackend(StorageBackend):
         """See `StorageBackend.sync_prefix`."""
         await self._numbered("sync", prefix, lambda: self._inner.sync_prefix(prefix))
 
+    async def abort_uploads(self, prefix: str, *, older_than: float) -> int:
+        """See `StorageBackend.abort_uploads`."""
+        return await self._numbered(
+            "abort", prefix, lambda: self._inner.abort_uploads(prefix, older_than=older_than)
+        )
+
     def kv_target(self, prefix: str) -> KvTarget:
         """See `StorageBackend.kv_target`."""
         return self._inner.kv_target(prefix)
