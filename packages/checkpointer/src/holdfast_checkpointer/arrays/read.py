@@ -16,6 +16,7 @@ from holdfast_checkpointer.arrays.buffers import ByteBudget, aligned_empty
 from holdfast_checkpointer.arrays.formats import ArrayFormat
 from holdfast_checkpointer.arrays.options import ArrayLoadOptions
 from holdfast_checkpointer.arrays.write import digest_array
+from holdfast_checkpointer.bursts import uncollected
 from holdfast_metadata import digest_bytes, dtype_from_name
 from holdfast_storage import KvTarget, errors
 
@@ -151,6 +152,7 @@ class ArrayReader:
             batch.submit()
         return await asyncio.to_thread(self._decode_all, requests, futures)
 
+    @uncollected()
     def _decode_all(self, requests: Sequence[ArrayRequest], futures: Any) -> list[Parts | None]:
         """In a thread: awaited one by one, each would cost a turn of the loop."""
         found = []

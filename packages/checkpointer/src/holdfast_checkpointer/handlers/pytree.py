@@ -14,6 +14,7 @@ from holdfast_checkpointer.arrays.options import ArraySaveOptions
 from holdfast_checkpointer.arrays.read import ArrayReader, ArrayRequest
 from holdfast_checkpointer.arrays.snapshot import StagedArray, snapshot_all
 from holdfast_checkpointer.arrays.write import ArrayRecord, write_arrays
+from holdfast_checkpointer.bursts import uncollected
 from holdfast_checkpointer.handlers.base import CheckpointHandler, ItemRecord, StagedItem
 from holdfast_checkpointer.items.describe import DescribedTree, describe, documents, inline_value
 from holdfast_checkpointer.items.fetch import Placing, fetch
@@ -61,8 +62,9 @@ class PyTreeCheckpointHandler(CheckpointHandler):
         Raises:
             UnsupportedLeafError: Lists every leaf that cannot be saved.
         """
-        described = describe(args.item)
-        arrays = snapshot_all(described.arrays())
+        with uncollected():
+            described = describe(args.item)
+            arrays = snapshot_all(described.arrays())
         handler = f"{type(self).__module__}.{type(self).__qualname__}"
         return _StagedPyTree(described, arrays, context.array.saving, handler)
 
@@ -74,7 +76,8 @@ class PyTreeCheckpointHandler(CheckpointHandler):
         """
         if args.cast not in ("safe", "unsafe"):
             raise ValueError(f"cast must be 'safe' or 'unsafe', got {args.cast!r}")
-        target = None if args.item is None else take_target(args.item)
+        with uncollected():
+            target = None if args.item is None else take_target(args.item)
         unsafe = args.cast == "unsafe"
         return _Request(
             args, target, Placing.of_caller(fallback=args.fallback_sharding, unsafe=unsafe)
@@ -85,10 +88,11 @@ class PyTreeCheckpointHandler(CheckpointHandler):
         item = await open_item(area)
         root = item.tree.root
         args = request.args
-        if request.target is None:
-            wants = want_as_saved(root)
-        else:
-            wants = match(request.target, root, cast=args.cast, orbax=not item.ours)
+        with uncollected():
+            if request.target is None:
+                wants = want_as_saved(root)
+            else:
+                wants = match(request.target, root, cast=args.cast, orbax=not item.ours)
         leaves = await fetch(item, wants, request.placing, context.array.loading)
         if request.target is not None:
             return jax.tree_util.tree_unflatten(request.target.treedef, leaves)
@@ -192,6 +196,7 @@ class _StagedPyTree(StagedItem):
             folder, _, file = name.rpartition("/")
             await (area.child(folder) if folder else area).put(file, data)
 
+    @uncollected()
     def _encode(self, written: Sequence[ArrayRecord]) -> dict[str, bytes]:
         found = documents(self.described, written, self.handler)
         files = {

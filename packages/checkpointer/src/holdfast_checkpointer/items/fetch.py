@@ -15,6 +15,7 @@ import numpy as np
 from holdfast_checkpointer.arrays import place, plan
 from holdfast_checkpointer.arrays.options import ArrayLoadOptions
 from holdfast_checkpointer.arrays.read import ArrayReader, ArrayRequest
+from holdfast_checkpointer.bursts import uncollected
 from holdfast_checkpointer.errors import PlacementError, TreeMismatchError
 from holdfast_checkpointer.items.stored import StoredItem
 from holdfast_checkpointer.sharding import sharding_from_json
@@ -67,14 +68,16 @@ async def fetch(
     if not item.ours:
         stored = await _with_shapes(reader, stored, unsafe=placing.unsafe)
     places = _Places(placing)
-    placements = [places.of(want) for want in stored]
+    with uncollected():
+        placements = [places.of(want) for want in stored]
+        requests = [
+            _request(item, want, placement)
+            for want, placement in zip(stored, placements, strict=True)
+        ]
     places.report()
-    requests = [
-        _request(item, want, placement) for want, placement in zip(stored, placements, strict=True)
-    ]
     read = await reader.read(requests)
     shapes = [_physical_shape(want) for want in stored]
-    with _x64(placing.x64):
+    with uncollected(), _x64(placing.x64):
         arrays = iter(
             [
                 _finish(want, array)

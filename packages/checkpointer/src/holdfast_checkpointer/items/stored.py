@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast_checkpointer.arrays.formats import ArrayFormat
+from holdfast_checkpointer.bursts import uncollected
 from holdfast_metadata import (
     DIGESTS_DIR,
     TREE_FILE,
@@ -80,12 +81,16 @@ async def open_item(area: ReadArea, *, digests: bool = True) -> StoredItem:
 
 
 async def _open_ours(area: ReadArea, *, digests: bool) -> StoredItem:
-    tree = TreeDocument.from_bytes(await area.get(TREE_FILE), source=f"{area.label}/{TREE_FILE}")
+    data = await area.get(TREE_FILE)
+    with uncollected():
+        tree = TreeDocument.from_bytes(data, source=f"{area.label}/{TREE_FILE}")
     arrays: dict[str, ArrayDigests] = {}
     if digests:
         folder = area.child(DIGESTS_DIR)
         for name in await folder.names():
-            file = ChunkDigests.from_bytes(await folder.get(name), source=f"{folder.label}/{name}")
+            data = await folder.get(name)
+            with uncollected():
+                file = ChunkDigests.from_bytes(data, source=f"{folder.label}/{name}")
             arrays.update(file.arrays)
     return StoredItem(area, tree, ArrayFormat(), arrays)
 
