@@ -264,3 +264,19 @@ def test_instance_options_beat_the_entered_context(run):
     entered = hc.Context(asynchronous=hc.options.AsyncOptions(timeout_secs=1e-9))
     with entered, training.Checkpointer(run, context=own) as checkpointer:
         assert checkpointer.save(1, state(1))
+
+
+def test_a_copy_that_is_not_whole_is_never_the_latest(tmp_path, caplog):
+    with training.Checkpointer(tmp_path / "run") as checkpointer:
+        for step in (1, 2, 3):
+            checkpointer.save(step, state(step))
+    for step in ("2", "3"):
+        next((tmp_path / "run" / step / "state" / "d").iterdir()).unlink()
+    with training.Checkpointer(tmp_path / "run") as opened:
+        assert opened.latest.step == 1
+        assert opened.load()["step"] == 1
+        assert "is left out" in caplog.text
+        with pytest.raises(StepNotFoundError):
+            opened.load(3)
+        with pytest.raises(FileExistsError):
+            opened.save(3, state(4))

@@ -11,6 +11,8 @@ from holdfast_manager.steps import CheckpointMetadata, parse_step, step_name
 from holdfast_metadata import parse_json
 from holdfast_metadata.orbax import ROOT_METADATA_FILE, RootMetadata
 from holdfast_storage import (
+    CheckpointNotFoundError,
+    DamagedCheckpointError,
     IfAbsent,
     ObjectExistsError,
     ObjectNotFoundError,
@@ -53,7 +55,23 @@ class RunDirectory:
             step = parse_step(name)
             if step is not None and (await occupant(self.backend, name)).kind == "orbax":
                 found[step] = self.describe(step, None, ours=False)
-        return [found[step] for step in sorted(found)]
+        return await self._without_torn_end([found[step] for step in sorted(found)])
+
+    async def _without_torn_end(self, steps: list[CheckpointMetadata]) -> list[CheckpointMetadata]:
+        """Leaves out newest steps of which files are missing, as while a copy still runs.
+
+        They are committed and not whole, so none of them is the latest. Older ones are not
+        looked into: opening a run costs one look, not one for each step.
+        """
+        while steps and steps[-1].ours:
+            try:
+                await open_committed(self.backend, step_name(steps[-1].step))
+            except (CheckpointNotFoundError, DamagedCheckpointError) as error:
+                _log.warning("%s is left out: %s", steps[-1].path, error)
+                steps = steps[:-1]
+            else:
+                break
+        return steps
 
     def describe(
         self, step: int, committed_ns: int | None, *, ours: bool = True
@@ -73,7 +91,9 @@ class RunDirectory:
             data = await area.child(METRICS).get(METRICS)
         except ObjectNotFoundError:
             return None
-        metrics: Mapping[str, Any] = parse_json(data, source=f"{area.label}/metrics/metrics")
+        metrics: Mapping[str, Any] = parse_json(
+            data, lenient=True, source=f"{area.label}/metrics/metrics"
+        )
         return metrics
 
     async def remove(self, step: int) -> None:
