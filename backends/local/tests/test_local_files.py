@@ -122,6 +122,35 @@ async def test_coarse_times_confuse_no_chain(backend, monkeypatch):
         assert (await backend.stat("k")).version == version
 
 
+async def test_a_clock_that_was_set_back_repeats_no_version(backend, monkeypatch):
+    seen = set()
+    for now in (3 * 10**18, 10**18, 3 * 10**18, 10**18):
+        monkeypatch.setattr(files.time, "time_ns", lambda now=now: now)
+        for _ in range(10):
+            seen.add((await backend.put("k", b"x", durable=False)).token)
+    assert len(seen) == 40
+
+
+async def test_a_file_system_that_keeps_no_later_date_repeats_no_version(backend, monkeypatch):
+    """Whole seconds, and 2038 is the end: ext4 with small inodes."""
+    real, second = os.utime, 10**9
+
+    def utime(descriptor, *, ns):
+        kept = min(ns[0] // second, 2**31 - 1) * second
+        real(descriptor, ns=(kept, kept))
+
+    monkeypatch.setattr(os, "utime", utime)
+    seen = set()
+    for now in (10**18, 3 * 10**18, 10**18):
+        monkeypatch.setattr(files.time, "time_ns", lambda now=now: now)
+        for _ in range(10):
+            version = await backend.put("k", b"x", durable=False)
+            seen.add(version.token)
+            seen.add((await backend.put("k", b"y", condition=IfVersion(version))).token)
+            assert await backend.get("k") == b"y"
+    assert len(seen) == 60
+
+
 async def test_threads_that_swap_one_record_lose_no_change(tmp_path):
     """Each through a backend of its own, as processes would."""
     path = str(tmp_path / "counter")

@@ -25,14 +25,16 @@ folder that was moved away took the late writer's temporary file along.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
-import itertools
 import os
+import secrets
 import stat
 from typing import BinaryIO
 
 _LONGEST = 100_000
+_TRIES = 16
 _GRANULE_NS = 2_000_000_000  # the coarsest time that file systems keep (FAT)
 
 
@@ -88,18 +90,31 @@ def open_current(path: str) -> tuple[BinaryIO, os.stat_result]:
 
 
 def unused(path: str, descriptor: int, now_ns: int) -> str:
-    """Dates an open file so that its version has no successor; returns the version.
+    """Dates a new file so that `path` never had its version before; returns the version.
 
-    Where a file system keeps times coarsely, a new file can get the inode, the time and
-    the size of one that was replaced. Readers would then follow it to an older content.
+    Where a file system keeps times coarsely, or a clock was set back, a file could get
+    inode, time and size of one that was replaced: a stale condition would hold, and
+    readers would follow an old successor. So each file is later than the one it follows.
     """
-    for later in itertools.count():
-        now = now_ns + later * _GRANULE_NS
-        os.utime(descriptor, ns=(now, now))
-        version = version_of(os.fstat(descriptor))
-        if not os.path.lexists(successor(path, version)):
+    try:
+        earliest = os.stat(path).st_mtime_ns + 1
+    except (FileNotFoundError, NotADirectoryError):
+        earliest = 0
+    first = max(now_ns, earliest)
+    for attempt in range(_TRIES):
+        # The second half: this file system keeps no later date (FAT ends in 2107, ext4 with
+        # small inodes in 2038), so any that nobody used must do.
+        later = attempt < _TRIES // 2
+        now = first + attempt * _GRANULE_NS if later else secrets.randbelow(now_ns)
+        with contextlib.suppress(OSError):  # some FUSE mounts keep no dates at all
+            os.utime(descriptor, ns=(now, now))
+        status = os.fstat(descriptor)
+        kept = status.st_mtime_ns
+        if abs(kept - now) > _GRANULE_NS or (later and kept < earliest):
+            continue
+        if not os.path.lexists(successor(path, version_of(status))):
             break
-    return version
+    return version_of(status)
 
 
 def _open(path: str) -> tuple[BinaryIO, os.stat_result]:
