@@ -41,10 +41,12 @@ def sweep():
 
 @pytest.fixture(scope="session")
 def left_in():
-    """What is in a folder, besides the temporary file of a put that was killed half-way:
-    nobody can know whose it is, so it goes when it is an hour old."""
+    """What is in a folder, besides the temporary file of a put, and the empty file that
+    asks the store's clock, which were killed half-way: nobody can know whose they are, so
+    they go when they are an hour old."""
+    unknown = (".put-", ".holdfast-clock-")
 
     def names(folder):
-        return sorted(name for name in os.listdir(folder) if not name.startswith(".put-"))
+        return sorted(name for name in os.listdir(folder) if not name.startswith(unknown))
 
     return names
