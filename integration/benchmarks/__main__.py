@@ -74,7 +74,7 @@ def table(figures: list[measure.Figure]) -> Table:
         made.add_column(column, justify="left" if column in ("what", "who") else "right")
     ours = {figure.what: figure for figure in figures if figure.contender == "holdfast"}
     last = ""
-    for figure in sorted(figures, key=lambda f: list(ours).index(f.what)):
+    for figure in sorted(figures, key=lambda f: (list(ours).index(f.what), f.contender)):
         ratio = figure.median / ours[figure.what].median
         said = "" if figure.contender == "holdfast" else f"{ratio:.2f} x as fast"
         if figure.unit != "s" and said:
