@@ -10,8 +10,8 @@ BRIEF = settings(max_examples=60, stateful_step_count=25, deadline=None, derando
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"rename": True, "exchange": True}, {"rename": True}],
-    ids=["pointer", "rename", "rename without exchange"],
+    [{}, {"rename": True, "exchange": True}, {"rename": True}, {"decided": True}],
+    ids=["pointer", "rename", "rename without exchange", "decided"],
 )
 def test_any_sequence_keeps_what_was_acknowledged(options):
     class Machine(CommitMachine):

@@ -29,6 +29,14 @@ class TestRenameWithoutExchange(CommitTests):
         return TableBackend(rename=True)
 
 
+class TestDecidedRename(CommitTests):
+    thorough = True
+
+    @pytest.fixture
+    def backend(self):
+        return TableBackend(decided=True)
+
+
 class TestMemory(CommitTests):
     @pytest.fixture
     async def backend(self, request):

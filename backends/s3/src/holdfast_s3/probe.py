@@ -13,6 +13,7 @@ import uuid
 
 from holdfast_s3.session import S3Session
 from holdfast_storage import errors
+from holdfast_storage.commit.layout import PROBE_PREFIX
 
 _log = logging.getLogger(__name__)
 _answers: dict[tuple[str | None, str], str] = {}  # endpoint and bucket: "" or what is wrong
@@ -35,7 +36,7 @@ async def conditions_problem(session: S3Session, prefix: str) -> str:
 
 
 async def _ask(session: S3Session, prefix: str) -> str:
-    key = f"{prefix}.holdfast-probe-{uuid.uuid4().hex}"
+    key = f"{prefix}{PROBE_PREFIX}{uuid.uuid4().hex}"
     try:
         return await _try_conditions(session, key)
     finally:

@@ -190,4 +190,7 @@ class StorageBackend(abc.ABC):
         return 0
 
     async def aclose(self) -> None:  # noqa: B027 - an honest default
-        """Releases connections. Calling it again does nothing."""
+        """Releases the running loop's connections; other loops keep theirs.
+
+        A later call opens new ones, so calling this again does nothing.
+        """

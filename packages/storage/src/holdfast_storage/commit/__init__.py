@@ -1,5 +1,6 @@
 """The commit protocol: how an attempt becomes a checkpoint, all of it or none."""
 
+from holdfast_storage.commit.decided import DecidedRenameCommit
 from holdfast_storage.commit.heartbeat import heartbeat
 from holdfast_storage.commit.occupancy import Occupant, occupant
 from holdfast_storage.commit.opening import (
@@ -26,6 +27,7 @@ __all__ = [
     "CommittedArea",
     "CommittedEntry",
     "CommittedListing",
+    "DecidedRenameCommit",
     "FileReport",
     "Occupant",
     "PlainArea",

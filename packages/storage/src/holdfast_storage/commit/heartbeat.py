@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from holdfast_metadata import ATTEMPT_FILE, AttemptMark
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
+from holdfast_storage.commit.rename import RenameCommit
 from holdfast_storage.commit.strategy import Transaction
 from holdfast_storage.values import IfVersion
 
@@ -52,14 +53,16 @@ async def heartbeat(
 def _serve(
     backend: StorageBackend, txn: Transaction, interval_s: float, stop: threading.Event
 ) -> None:
-    while not stop.wait(interval_s):
-        try:
-            asyncio.run(beat(backend, txn))
-        except errors.ObjectNotFoundError:
-            _log.warning("the attempt %s was removed by another process", txn.staging)
-            return
-        except Exception:  # noqa: BLE001 - a beat must never take the save down
-            _log.warning("could not refresh the mark of %s", txn.staging, exc_info=True)
+    with asyncio.Runner() as runner:
+        while not stop.wait(interval_s):
+            try:
+                runner.run(beat(backend, txn))
+            except errors.ObjectNotFoundError:
+                _log.warning("the attempt %s was removed by another process", txn.staging)
+                break
+            except Exception:  # noqa: BLE001 - a beat must never take the save down
+                _log.warning("could not refresh the mark of %s", txn.staging, exc_info=True)
+        runner.run(backend.aclose())  # the connections of this thread's loop
 
 
 async def beat(backend: StorageBackend, txn: Transaction) -> None:
@@ -72,7 +75,7 @@ async def beat(backend: StorageBackend, txn: Transaction) -> None:
     version = (await backend.stat(key)).version
     mark = AttemptMark.from_bytes(await backend.get(key))
     fresh = dataclasses.replace(mark, beat=mark.beat + 1).to_bytes()
-    if backend.capabilities.rename_prefix:
+    if txn.strategy == RenameCommit.name:
         # Fencing moves the folder away, and without it this put fails.
         await backend.put(key, fresh, durable=False, parents=False)
         return

@@ -13,6 +13,8 @@ ADVISORY_FILE = "commit_success.txt"
 DISPLACED_FILE = "_DISPLACED"
 INNER_PREFIX = "attempt-"
 CLOCK_PREFIX = ".holdfast-clock-"
+PROBE_PREFIX = ".holdfast-probe-"
+PASSING_PREFIXES = (CLOCK_PREFIX, PROBE_PREFIX)  # empty objects that exist for a moment
 EXPECTS = "expects"  # in a staged record: the attempt that a replacement means to displace
 OURS = (COMMIT_FILE, MANIFEST_FILE)
 _HIDDEN = re.compile(
@@ -44,6 +46,11 @@ def hidden(final: str, kind: str, attempt: str, *, unique: bool = False) -> str:
     """The hidden sibling of `final` for an attempt."""
     suffix = f"-{uuid.uuid4().hex[:8]}" if unique else ""
     return keys.join(keys.parent(final), f".{keys.leaf(final)}.{kind}-{attempt}{suffix}")
+
+
+def decision(final: str) -> str:
+    """The hidden sibling object that decides where a rename cannot."""
+    return keys.join(keys.parent(final), f".{keys.leaf(final)}.commit")
 
 
 def parse_hidden(name: str) -> HiddenName | None:

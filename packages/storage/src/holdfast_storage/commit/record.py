@@ -52,7 +52,11 @@ async def read_record(backend: StorageBackend, final: str) -> StoredRecord:
             absent; leave it alone.
         StorageError: The store did not answer.
     """
-    key = keys.join(final, COMMIT_FILE)
+    return await read_record_at(backend, keys.join(final, COMMIT_FILE))
+
+
+async def read_record_at(backend: StorageBackend, key: str) -> StoredRecord:
+    """Reads the record in one object; see `read_record`."""
     try:
         info, data = await backend.read(key)
     except errors.ObjectNotFoundError:

@@ -80,9 +80,9 @@ class Sweeper:
         return SweepReport(tuple(self._removed), tuple(self._spared))
 
     async def _sweep_clocks(self, listing: Listing) -> None:
-        """Removes what a sweep that died while it asked for the time left behind."""
+        """Removes what a process left that died while it asked the store something."""
         for info in listing.objects:
-            if not keys.leaf(info.key).startswith(layout.CLOCK_PREFIX) or info.size:
+            if not keys.leaf(info.key).startswith(layout.PASSING_PREFIXES) or info.size:
                 continue
             if await self._clock.age(info.modified) >= self._older_than:
                 await self._backend.delete(info.key)
@@ -228,6 +228,39 @@ class HiddenSweeper(Sweeper):
             await self._delete(prefix)
         else:
             self._spared.append((prefix, "replaced a short while ago; readers may be at it"))
+
+
+class DecidedSweeper(HiddenSweeper):
+    """Sweeps hidden siblings where a decision, not a move, settles what becomes of them.
+
+    Args:
+        backend: The store.
+        fence: For attempts inside their final.
+        grace_s: How long replaced data stays.
+        fence_hidden: For attempts in siblings.
+        settle: Publishes an attempt that is decided, and says what became of it:
+            `published`, `dead` or `open`.
+    """
+
+    def __init__(
+        self,
+        backend: StorageBackend,
+        fence: Fence,
+        grace_s: float,
+        fence_hidden: Fence,
+        settle: Callable[[str, str], Awaitable[str]],
+    ) -> None:
+        super().__init__(backend, fence, grace_s)
+        self._fence_hidden = fence_hidden
+        self._settle = settle
+
+    async def _sweep_attempt(self, prefix: str, found: layout.HiddenName) -> None:
+        final = keys.join(keys.parent(prefix), found.leaf)
+        outcome = await self._settle(final, found.attempt)
+        if outcome == "open" and await self._is_dead(prefix):
+            outcome = "dead" if await self._fence_hidden(final, found.attempt) else "published"
+        if outcome == "dead":
+            await self._delete(prefix)
 
 
 async def fence_by_move(

@@ -327,8 +327,24 @@ class CommitTests:
         for number in await self._mutations(backend, what, committed):
             for stop in itertools.count(0):
                 faults = {number: Fault.LOSE_REPLY, number + 1: Fault.PAUSE}
-                stopped = await self._interleave(backend, what, committed, other, faults, stop)
+                _, stopped = await self._interleave(backend, what, committed, other, faults, stop)
                 if stop and not stopped:
+                    break
+
+    @pytest.mark.parametrize("other", ["overwrite", "retire", "sweep", "abort"])
+    @pytest.mark.parametrize(("what", "committed"), SCENARIOS)
+    async def test_two_actors_that_stop_half_way_tear_nothing(
+        self, backend: StorageBackend, what: str, committed: bool, other: str
+    ) -> None:
+        if not self.thorough:
+            pytest.skip("thousands of runs: for stores in memory")
+        for number in itertools.count(1):
+            for stop in itertools.count(1):
+                faults = {number: Fault.PAUSE}
+                one, two = await self._interleave(backend, what, committed, other, faults, stop)
+                if not one:
+                    return
+                if not two:
                     break
 
     async def _mutations(self, backend: StorageBackend, what: str, committed: bool) -> list[int]:
@@ -346,13 +362,13 @@ class CommitTests:
         other: str,
         faults: dict[int, Fault],
         stop: int,
-    ) -> bool:
-        """A loses a reply and pauses, B stops half way, A ends, B ends; whether B stopped."""
+    ) -> tuple[bool, bool]:
+        """A meets its faults, B stops half way, A ends, B ends; whether each of them stopped."""
         history = await self._fresh(backend, committed=committed, dead=what == "sweep")
         first = FaultyBackend(backend, faults, reads=True)
         second = FaultyBackend(backend, {stop: Fault.PAUSE})
         one = asyncio.ensure_future(history.act(what, first, "A"))
-        await until_paused(one, first)
+        paused = await until_paused(one, first)
         two = asyncio.ensure_future(history.act(other, second, "B"))
         stopped = await until_paused(two, second)
         first.resume.set()
@@ -362,7 +378,7 @@ class CommitTests:
         await history.judge(backend)
         await history.overwrite(backend, "later")
         assert await history.committed(backend) == "later", (first.calls, second.calls)
-        return stopped
+        return paused, stopped
 
     @pytest.mark.parametrize("other", ["overwrite", "retire"])
     async def test_a_reader_paused_anywhere_sees_one_attempt_or_a_deleted_one(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
 from holdfast_storage.commit import read_record, reading
-from holdfast_storage.commit.layout import ADVISORY_FILE
+from holdfast_storage.commit.layout import ADVISORY_FILE, decision
 from holdfast_storage.commit.opening import CommittedArea
 from holdfast_storage.commit.pointer import PointerCommit
 from holdfast_storage.commit.strategy import Transaction
@@ -181,6 +181,7 @@ class History:
         record = (await read_record(backend, self.final)).record
         data = keys.join(self.final, record.data) if record and record.committed else None
         spared = {keys.join(self.final, name) for name in ("_COMMIT.json", ADVISORY_FILE)}
+        spared.add(decision(self.final))
         left = []
         async for info in backend.walk(keys.parent(self.final)):
             ours = data is not None and keys.is_under(info.key, data)
