@@ -13,9 +13,10 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from integration.benchmarks import measure
 from rich.console import Console
 from rich.table import Table
+
+from integration.benchmarks import measure
 
 _VERSIONS = ("holdfast", "orbax-checkpoint", "jax", "tensorstore", "numpy")
 _NOTES = (

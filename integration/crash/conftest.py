@@ -4,10 +4,10 @@ import os
 
 import numpy as np
 import pytest
-from integration.crash.zygote import Zygote
 
 from holdfast_storage import get_loop, open_backend
 from holdfast_storage.commit import RenameCommit
+from integration.crash.zygote import Zygote
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,9 @@ import signal
 import time
 
 import pytest
-from integration.crash.worker import state
 
 import holdfast as hf
+from integration.crash.worker import state
 
 
 def killed_everywhere(zygote, tmp_path, mode, original, name, stride):

@@ -22,8 +22,9 @@ if __name__ == "__main__":
 
 import jax
 import orbax.checkpoint as ocp0
-from integration.interop.trees import CASES, Case, blank, differences, elsewhere
 from orbax.checkpoint import v1 as ocp
+
+from integration.interop.trees import CASES, Case, blank, differences, elsewhere
 
 Reader = Callable[[Path, Case], list[str]]
 

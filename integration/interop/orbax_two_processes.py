@@ -15,9 +15,10 @@ if __name__ == "__main__":
 import jax
 import numpy as np
 import orbax.checkpoint as ocp0
-from integration.interop.trees import random_array
 from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
+
+from integration.interop.trees import random_array
 
 HOST = {
     "rows": random_array(1, (8, 400)),

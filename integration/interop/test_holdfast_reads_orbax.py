@@ -1,10 +1,10 @@
 """holdfast reads what Orbax wrote, in every configuration that Orbax has."""
 
 import pytest
-from integration.interop.orbax_writers import WRITERS
-from integration.interop.trees import CASES, blank, differences, elsewhere
 
 import holdfast as hf
+from integration.interop.orbax_writers import WRITERS
+from integration.interop.trees import CASES, blank, differences, elsewhere
 
 EVERYWHERE = ("core", "sharded", "prng_keys", "scalars", "strings", "containers", "zeros")
 ONCE = (

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp0
 import pytest
-from integration.interop.orbax_two_processes import HOST
-from integration.interop.orbax_writers import StorageOptions, v0, v1
-from integration.interop.trees import CASES, blank, differences
 from orbax.checkpoint import v1 as ocp
 
 import holdfast as hf
+from integration.interop.orbax_two_processes import HOST
+from integration.interop.orbax_writers import StorageOptions, v0, v1
+from integration.interop.trees import CASES, blank, differences
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 import shutil
 
 import pytest
-from integration.interop.orbax_writers import FORMATS
-from integration.interop.trees import CASES, differences
 
 import holdfast as hf
+from integration.interop.orbax_writers import FORMATS
+from integration.interop.trees import CASES, differences
 
 CONFIGURATIONS = [name for name in FORMATS if name.endswith("zstd")]
 # Without these an array is still all there; where it lay, and that it was a key, is not.

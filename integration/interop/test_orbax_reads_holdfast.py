@@ -3,9 +3,9 @@
 import dataclasses
 
 import pytest
-from integration.interop.trees import CASES
 
 import holdfast as hf
+from integration.interop.trees import CASES
 
 NAMED = ("v1", "v1_target", "v1_elsewhere", "v1_checkpointables", "v1_metadata")
 ITEM = ("v0_pytree", "v0_pytree_target", "v0_standard", "v0_standard_target", "v0_metadata")

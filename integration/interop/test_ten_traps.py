@@ -15,12 +15,12 @@ import numpy as np
 import orbax.checkpoint as ocp0
 import pytest
 import tensorstore as ts
-from integration.crash.worker import state
-from integration.crash.zygote import Zygote
-from integration.interop.trees import CASES, differences
 from orbax.checkpoint import v1 as ocp
 
 import holdfast as hf
+from integration.crash.worker import state
+from integration.crash.zygote import Zygote
+from integration.interop.trees import CASES, differences
 
 CASES_HERE = (
     *("core", "containers", "odd_names", "bare_jax", "sharded", "prng_keys", "zeros"),

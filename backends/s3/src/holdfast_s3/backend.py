@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import uuid
 from collections.abc import AsyncIterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -35,6 +36,7 @@ _log = logging.getLogger(__name__)
 _KEY_BYTES = 1024
 _ONE_REQUEST_BYTES = 64 << 20
 _DELETE_AT_ONCE = 1000
+_MINE = "holdfast-put"  # metadata of what is written on condition: which put wrote it
 _UNCERTAIN = (errors.TransientStorageError, errors.StorageTimeoutError)
 # TensorStore's HTTP has no deadline of its own; a connection that moves nothing ends.
 _STALLED = {
@@ -205,21 +207,22 @@ class S3Backend(StorageBackend):
         """See `StorageBackend.put`. One request up to 64 MiB, parts above.
 
         A conditional put whose reply was lost is asked for again; the refusal that then
-        comes back may be of our own success, so the bytes that are there decide.
+        comes back may be of our own success, so the object says whose it is.
         """
         path = self._path(key)
-        conditions = _conditions(condition)
         if condition is not None and self._unsafe:
             await self._look_first(key, condition)
+        mine = uuid.uuid4().hex
+        how = {**_conditions(condition), "Metadata": {_MINE: mine}} if condition else {}
         in_doubt = False
 
         async def once() -> ObjectVersion:
             nonlocal in_doubt
             try:
-                return await self._put_once(key, path, data, conditions)
+                return await self._put_once(key, path, data, how)
             except errors.PreconditionFailedError as error:
-                if in_doubt and (mine := await self._holds(key, data)) is not None:
-                    return mine
+                if in_doubt and (version := await self._written_by(mine, key, path)) is not None:
+                    return version
                 raise self._lost(key, condition) from error
             except errors.ObjectNotFoundError as error:
                 raise self._lost(key, condition) from error  # If-Match on what is gone
@@ -230,22 +233,22 @@ class S3Backend(StorageBackend):
         return await self._session.repeat(once, "PutObject", key)
 
     async def _put_once(
-        self, key: str, path: str, data: bytes, conditions: Mapping[str, Any]
+        self, key: str, path: str, data: bytes, how: Mapping[str, Any]
     ) -> ObjectVersion:
         if len(data) > _ONE_REQUEST_BYTES:
-            reply = await uploads.upload(self._session, key, path, memoryview(data), conditions)
+            reply = await uploads.upload(self._session, key, path, memoryview(data), how)
         else:
             body = {"Key": path, "Body": bytes(data), "ContentType": "application/octet-stream"}
-            reply = await self._session.once("PutObject", key, {**body, **conditions})
+            reply = await self._session.once("PutObject", key, {**body, **how})
         return ObjectVersion(reply["ETag"])
 
-    async def _holds(self, key: str, data: bytes) -> ObjectVersion | None:
-        """The version at `key` if its bytes are these."""
+    async def _written_by(self, mine: str, key: str, path: str) -> ObjectVersion | None:
+        """The version at `key` if this very put wrote it: equal bytes prove nothing."""
         try:
-            info, found = await self.read(key)
+            reply = await self._session.call("HeadObject", key, {"Key": path})
         except errors.ObjectNotFoundError:
             return None
-        return info.version if found == data else None
+        return ObjectVersion(reply["ETag"]) if reply["Metadata"].get(_MINE) == mine else None
 
     def _lost(self, key: str, condition: Precondition | None) -> errors.StorageError:
         where = {"key": key, "root": self.root}
@@ -316,7 +319,7 @@ class S3Backend(StorageBackend):
                 return aborted
             now = _now_by(page)
             for found in page.get("Uploads", ()):
-                if now - found["Initiated"].timestamp() >= older_than:
+                if now - int(found["Initiated"].timestamp()) >= older_than:
                     which = {"Key": found["Key"], "UploadId": found["UploadId"]}
                     aborted += await self._abort_upload(which)
             if not page.get("IsTruncated"):

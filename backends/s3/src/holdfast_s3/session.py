@@ -20,6 +20,16 @@ from holdfast_storage.retry import RetryPolicy
 
 T = TypeVar("T")
 _UNREACHED_ATTEMPTS = 4
+# What every S3 says in a reply, by operation; one of them is enough.
+_EXPECTED = {
+    "GetObject": ("ETag",),
+    "HeadObject": ("ETag",),
+    "PutObject": ("ETag",),
+    "UploadPart": ("ETag",),
+    "CompleteMultipartUpload": ("ETag",),
+    "CreateMultipartUpload": ("UploadId",),
+    "ListObjectsV2": ("IsTruncated", "KeyCount", "Name"),
+}
 
 
 class S3Session:
@@ -56,13 +66,17 @@ class S3Session:
         import s3fs
         from botocore.exceptions import BotoCoreError
 
+        from holdfast_s3.connections import SingleTrySession
+
+        arguments = self.settings.filesystem_arguments()
+        arguments["config_kwargs"]["http_session_cls"] = SingleTrySession
         filesystem = s3fs.S3FileSystem(
             session=_sdk_session(self.settings.profile),
             asynchronous=True,
             skip_instance_cache=True,
             use_listings_cache=False,
             loop=asyncio.get_running_loop(),
-            **self.settings.filesystem_arguments(),
+            **arguments,
         )
         try:
             await filesystem.set_session()
@@ -124,7 +138,10 @@ class S3Session:
         extra = {"RequestPayer": "requester"} if self.settings.requester_pays else {}
         try:
             reply = await method(Bucket=self.settings.bucket, **arguments, **extra)
+            self._check(doing, key, reply)
             result = reply if receive is None else await receive(reply)
+        except errors.StorageError:
+            raise
         except Exception as error:
             found = translate(error, self.settings, key=key, root=self._root, doing=doing)
             if found is None:
@@ -133,6 +150,17 @@ class S3Session:
         self._reached = True
         self._note_region(reply)
         return result
+
+    def _check(self, doing: str, key: str, reply: Mapping[str, Any]) -> None:
+        """A web page parses as an empty answer, and an empty listing would mean absence."""
+        expected = _EXPECTED.get(doing, ())
+        if expected and not any(name in reply for name in expected):
+            raise errors.StorageError(
+                f"the reply to {doing} is not S3's; is the endpoint right? "
+                f"({self.settings.describe()})",
+                key=key,
+                root=self._root,
+            )
 
     def _note_region(self, reply: Mapping[str, Any]) -> None:
         """S3 says where a bucket is; the control plane is redirected, the arrays are not."""

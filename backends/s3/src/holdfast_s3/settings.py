@@ -239,7 +239,7 @@ def _endpoint(
     if "://" not in text:
         secure = options.get("use_ssl", client.get("use_ssl", True))
         text = f"{'https' if secure else 'http'}://{text}"
-    if not re.match(r"https?://[^/@\s]+", text):
+    if not re.fullmatch(r"https?://[^/@\s]+(/[^@\s]*)?", text):
         raise errors.InvalidURLError(
             "the endpoint of S3 must be http://host:port or https://host, without credentials"
         )

@@ -41,7 +41,7 @@ def translate(
         root: The backend's root.
         doing: The API operation, such as `PutObject`.
     """
-    from botocore import exceptions
+    from botocore import exceptions, parsers
 
     where = {"key": key, "root": root}
     match error:
@@ -57,7 +57,7 @@ def translate(
             return errors.StoragePermissionError(f"AWS credentials: {error}", **where)
         case exceptions.ParamValidationError():
             return errors.InvalidKeyError(f"S3 cannot hold this key: {error}", **where)
-        case exceptions.ResponseParserError():
+        case parsers.ResponseParserError():
             return errors.TransientStorageError(
                 f"the reply to {doing} is not S3's; is the endpoint right? {settings.describe()}",
                 **where,

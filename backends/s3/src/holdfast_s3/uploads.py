@@ -18,7 +18,7 @@ _ABORT_S = 30.0
 
 
 async def upload(
-    session: S3Session, key: str, path: str, data: memoryview, conditions: Mapping[str, Any]
+    session: S3Session, key: str, path: str, data: memoryview, how: Mapping[str, Any]
 ) -> Any:
     """Uploads in parts; on any failure the parts are given up, so that nothing stays.
 
@@ -27,12 +27,14 @@ async def upload(
         key: For messages.
         path: The key in the bucket.
         data: Everything.
-        conditions: Of the completion, which is the one moment at which the object appears.
+        how: Metadata; and conditions of the completion, at which the object appears.
 
     Returns:
         The reply to the completion.
     """
-    made = await session.call("CreateMultipartUpload", key, {"Key": path})
+    metadata = {name: how[name] for name in how if name == "Metadata"}
+    conditions = {name: how[name] for name in how if name != "Metadata"}
+    made = await session.call("CreateMultipartUpload", key, {"Key": path, **metadata})
     which = {"Key": path, "UploadId": made["UploadId"]}
     try:
         parts = await _send(session, key, which, data)
@@ -56,8 +58,11 @@ async def _send(
             return {"PartNumber": number, "ETag": reply["ETag"]}
 
     starts = range(0, len(data), size)
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(part(n, start)) for n, start in enumerate(starts, 1)]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(part(n, start)) for n, start in enumerate(starts, 1)]
+    except* errors.StorageError as failed:
+        raise failed.exceptions[0] from None
     return [task.result() for task in tasks]
 
 

