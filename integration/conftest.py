@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from holdfast_gcs import settings as gcs_settings
 from integration.servers import s3
+from integration.servers.gcs import GcsServer
 from integration.servers.proxy import FaultProxy, running_proxy
 from integration.servers.s3 import S3Server
 
@@ -18,6 +20,8 @@ def no_cloud_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_PROFILE", "AWS_CA_BUNDLE", "AWS_ENDPOINT_URL", "AWS_REGION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("STORAGE_EMULATOR_HOST", "GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
 
@@ -66,3 +70,17 @@ def proxied(ministack: S3Server) -> Iterator[FaultProxy]:
     """A fault proxy in front of ministack."""
     with running_proxy(ministack.endpoint) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def gcs() -> Iterator[GcsServer]:
+    """A server of its own for each test: its hooks change what it does."""
+    with GcsServer().running() as found:
+        yield found
+    gcs_settings.forget()  # TensorStore is told one endpoint per process
+
+
+@pytest.fixture(params=["flat", "hierarchical"])
+def gcs_bucket(request: pytest.FixtureRequest, gcs: GcsServer, bucket_name: str) -> str:
+    """A bucket of each kind."""
+    return gcs.make_bucket(bucket_name, hierarchical=request.param == "hierarchical")
