@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
@@ -84,3 +85,32 @@ def gcs() -> Iterator[GcsServer]:
 def gcs_bucket(request: pytest.FixtureRequest, gcs: GcsServer, bucket_name: str) -> str:
     """A bucket of each kind."""
     return gcs.make_bucket(bucket_name, hierarchical=request.param == "hierarchical")
+
+
+@dataclass(frozen=True)
+class Store:
+    """A place to save to, and the environment in which a job reaches it."""
+
+    root: str
+    env: dict[str, str]
+
+
+OBJECT_STORES = ["s3", "gcs flat", "gcs hierarchical"]
+
+
+@pytest.fixture(params=OBJECT_STORES)
+def object_store(
+    request: pytest.FixtureRequest, bucket_name: str, monkeypatch: pytest.MonkeyPatch
+) -> Store:
+    """Each kind of object store, configured by the environment alone."""
+    if request.param == "s3":
+        server: S3Server = request.getfixturevalue("ministack")
+        server.make_bucket(bucket_name)
+        found = Store(f"s3://{bucket_name}/team", server.variables)
+    else:
+        service: GcsServer = request.getfixturevalue("gcs")
+        service.make_bucket(bucket_name, hierarchical="hier" in request.param)
+        found = Store(f"gs://{bucket_name}/team", {"STORAGE_EMULATOR_HOST": service.url})
+    for name, value in found.env.items():
+        monkeypatch.setenv(name, value)
+    return found

@@ -43,6 +43,9 @@ class Worker:
 class Zygote:
     """The process that forks workers; ends with the `with` block."""
 
+    def __init__(self, **variables):
+        self._variables = variables
+
     def __enter__(self):
         worker = Path(__file__).with_name("worker.py")
         self._process = subprocess.Popen(
@@ -50,7 +53,7 @@ class Zygote:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            env={**os.environ, "JAX_PLATFORMS": "cpu", **self._variables},
         )
         return self
 

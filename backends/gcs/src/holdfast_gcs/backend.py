@@ -364,6 +364,13 @@ class GcsBackend(StorageBackend):
 
         return DecidedRenameCommit(self) if await self.hierarchical() else PointerCommit(self)
 
+    async def settle(self, parent: str) -> None:
+        """See `StorageBackend.settle`."""
+        if await self.hierarchical():
+            from holdfast_storage.commit import DecidedRenameCommit
+
+            await DecidedRenameCommit(self).settle(parent)
+
     async def aclose(self) -> None:
         """See `StorageBackend.aclose`."""
         await self._session.close()

@@ -43,6 +43,7 @@ class RunDirectory:
         Stray files, empty folders, attempts and foreign folders are not steps. A step
         whose record cannot be read is left out and reported in the log.
         """
+        await self.backend.settle("")
         listing = await list_committed(self.backend, "")
         found = {}
         for entry in listing.committed:

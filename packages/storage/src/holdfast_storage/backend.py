@@ -189,6 +189,12 @@ class StorageBackend(abc.ABC):
         """Aborts unfinished multipart uploads older than `older_than` seconds; says how many."""
         return 0
 
+    async def settle(self, parent: str) -> None:  # noqa: B027 - an honest default
+        """Publishes what a killed writer decided one level below `parent` and did not publish.
+
+        For stores where these are two steps. A process that may not write leaves it undone.
+        """
+
     async def aclose(self) -> None:  # noqa: B027 - an honest default
         """Releases the running loop's connections; other loops keep theirs.
 

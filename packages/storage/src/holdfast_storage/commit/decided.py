@@ -15,6 +15,7 @@ since before the first one would otherwise make another.
 from __future__ import annotations
 
 import dataclasses
+import logging
 
 from holdfast_metadata import ATTEMPT_FILE, COMMIT_FILE, CommitRecord, Manifest
 from holdfast_storage import errors, keys
@@ -25,6 +26,8 @@ from holdfast_storage.commit.record import StoredRecord, read_record, read_recor
 from holdfast_storage.commit.shield import carry_through
 from holdfast_storage.commit.strategy import SweepReport, Transaction
 from holdfast_storage.values import IfAbsent
+
+_log = logging.getLogger(__name__)
 
 
 class DecidedRenameCommit(PointerCommit):
@@ -230,6 +233,22 @@ class DecidedRenameCommit(PointerCommit):
         return await DecidedSweeper(
             self._backend, self._fence, self._grace_s, self._fence_hidden, self._settle
         ).run(parent, older_than=older_than)
+
+    async def settle(self, parent: str) -> None:
+        """Publishes what is decided one level below `parent`; see `StorageBackend.settle`."""
+        listing = await self._backend.children(parent)
+        objects = {info.key for info in listing.objects}
+        for prefix in listing.prefixes:
+            found = layout.parse_hidden(keys.leaf(prefix))
+            if found is None or found.kind != "attempt":
+                continue
+            final = keys.join(parent, found.leaf)
+            if layout.decision(final) not in objects:
+                continue
+            try:
+                await self._settle(final, found.attempt)
+            except errors.StorageError:
+                _log.warning("%s is decided and cannot be published", final, exc_info=True)
 
     async def _settle(self, final: str, attempt: str) -> str:
         """What became of a hidden attempt: `published` (now or before), `dead`, or `open`."""

@@ -173,6 +173,11 @@ class FaultyBackend(StorageBackend):
             "abort", prefix, lambda: self._inner.abort_uploads(prefix, older_than=older_than)
         )
 
+    async def settle(self, parent: str) -> None:
+        """See `StorageBackend.settle`."""
+        self._still_alive()
+        await self._inner.settle(parent)
+
     def kv_target(self, prefix: str) -> KvTarget:
         """See `StorageBackend.kv_target`."""
         return self._inner.kv_target(prefix)

@@ -184,6 +184,13 @@ class TableBackend(StorageBackend):
         moved |= {keys.join(first, keys.relative(k, second)): self.objects.pop(k) for k in two}
         self.objects |= moved
 
+    async def settle(self, parent: str) -> None:
+        """See `StorageBackend.settle`."""
+        from holdfast_storage.commit import DecidedRenameCommit
+
+        if self._decided:
+            await DecidedRenameCommit(self).settle(parent)
+
     def kv_target(self, prefix: str) -> KvTarget:
         """See `StorageBackend.kv_target`. Nothing reaches a dictionary from outside."""
         return KvTarget({"driver": "none", "path": f"{prefix}/"}, {}, self.hints)
