@@ -51,16 +51,3 @@ class TestBackendInBadWeather(StorageBackendTests):
             backend = S3Backend(f"s3://{bucket_name}/run", options)
             yield backend
             await backend.aclose()
-
-
-class TestCommitInBadWeather(CommitTests):
-    @pytest.fixture
-    async def backend(self, ministack, bucket_name):
-        ministack.make_bucket(bucket_name)
-        with running_proxy(ministack.endpoint) as proxy:
-            for action, every, how in WEATHER["all of it"]:
-                proxy.add(action, every=every, times=0, **how)
-            options = ministack.options | {"endpoint_url": proxy.url}
-            backend = S3Backend(f"s3://{bucket_name}/run", options)
-            yield backend
-            await backend.aclose()

@@ -230,7 +230,8 @@ class GcsBackend(StorageBackend):
         """See `StorageBackend.put`. One request up to 8 MiB, a resumable session above.
 
         A conditional put whose reply was lost is asked for again; the refusal that then
-        comes back may be of our own success, so the object says whose it is. An upload brings
+        comes back may be of our own success, so the object says whose it is. If it is another's,
+        nobody knows whether ours was there in between, and that is what is raised. An upload brings
         its folders along, so `parents=False` can only look before it.
         """
         path = self._path(key)
@@ -243,7 +244,7 @@ class GcsBackend(StorageBackend):
         metadata = {_MINE: mine} if condition else {}
         in_doubt = False
 
-        async def once() -> ObjectVersion:
+        async def once() -> ObjectVersion | None:
             nonlocal in_doubt
             try:
                 return ObjectVersion(
@@ -252,14 +253,17 @@ class GcsBackend(StorageBackend):
                     )
                 )
             except errors.PreconditionFailedError as error:
-                if in_doubt and (version := await self._written_by(mine, key)) is not None:
-                    return version
-                raise self._lost(key, condition) from error
+                if not in_doubt:
+                    raise self._lost(key, condition) from error
+                return await self._written_by(mine, key)
             except _UNCERTAIN:
                 in_doubt = True
                 raise
 
-        return await self._session.repeat(once, "write an object", key)
+        version = await self._session.repeat(once, "write an object", key)
+        if version is None:
+            raise self._unknown(key)
+        return version
 
     async def _written_by(self, mine: str, key: str) -> ObjectVersion | None:
         """The version at `key` if this very put wrote it: equal bytes prove nothing."""
@@ -273,6 +277,14 @@ class GcsBackend(StorageBackend):
         item = json.loads(reply.body)
         written = (item.get("metadata") or {}).get(_MINE) == mine
         return ObjectVersion(item["generation"]) if written else None
+
+    def _unknown(self, key: str) -> errors.StorageError:
+        return errors.TransientStorageError(
+            "the reply to a conditional put was lost, and another's object is there now; whether "
+            "ours was there in between is not known",
+            key=key,
+            root=self.root,
+        )
 
     def _lost(self, key: str, condition: Precondition | None) -> errors.StorageError:
         where = {"key": key, "root": self.root}

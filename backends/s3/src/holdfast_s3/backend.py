@@ -207,7 +207,8 @@ class S3Backend(StorageBackend):
         """See `StorageBackend.put`. One request up to 64 MiB, parts above.
 
         A conditional put whose reply was lost is asked for again; the refusal that then
-        comes back may be of our own success, so the object says whose it is.
+        comes back may be of our own success, so the object says whose it is. If it is another's,
+        nobody knows whether ours was there in between, and that is what is raised.
         """
         path = self._path(key)
         if condition is not None and self._unsafe:
@@ -216,21 +217,24 @@ class S3Backend(StorageBackend):
         how = {**_conditions(condition), "Metadata": {_MINE: mine}} if condition else {}
         in_doubt = False
 
-        async def once() -> ObjectVersion:
+        async def once() -> ObjectVersion | None:
             nonlocal in_doubt
             try:
                 return await self._put_once(key, path, data, how)
             except errors.PreconditionFailedError as error:
-                if in_doubt and (version := await self._written_by(mine, key, path)) is not None:
-                    return version
-                raise self._lost(key, condition) from error
+                if not in_doubt:
+                    raise self._lost(key, condition) from error
+                return await self._written_by(mine, key, path)
             except errors.ObjectNotFoundError as error:
                 raise self._lost(key, condition) from error  # If-Match on what is gone
             except _UNCERTAIN:
                 in_doubt = True
                 raise
 
-        return await self._session.repeat(once, "PutObject", key)
+        version = await self._session.repeat(once, "PutObject", key)
+        if version is None:
+            raise self._unknown(key)
+        return version
 
     async def _put_once(
         self, key: str, path: str, data: bytes, how: Mapping[str, Any]
@@ -249,6 +253,14 @@ class S3Backend(StorageBackend):
         except errors.ObjectNotFoundError:
             return None
         return ObjectVersion(reply["ETag"]) if reply["Metadata"].get(_MINE) == mine else None
+
+    def _unknown(self, key: str) -> errors.StorageError:
+        return errors.TransientStorageError(
+            "the reply to a conditional put was lost, and another's object is there now; whether "
+            "ours was there in between is not known",
+            key=key,
+            root=self.root,
+        )
 
     def _lost(self, key: str, condition: Precondition | None) -> errors.StorageError:
         where = {"key": key, "root": self.root}

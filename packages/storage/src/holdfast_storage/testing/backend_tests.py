@@ -150,7 +150,9 @@ class StorageBackendTests:
             winners = [n for n, outcome in enumerate(found) if isinstance(outcome, ObjectVersion)]
             assert len(winners) == 1
             losers = [outcome for outcome in found if not isinstance(outcome, ObjectVersion)]
-            assert all(isinstance(loser, errors.ObjectExistsError) for loser in losers)
+            # A backend that lost a reply may not know; it never says that it won.
+            told = (errors.ObjectExistsError, errors.TransientStorageError)
+            assert all(isinstance(loser, told) for loser in losers)
             assert await backend.get(f"k{turn}") == bytes(winners)
 
     async def test_a_swap_needs_the_current_version(self, backend: StorageBackend) -> None:
@@ -177,8 +179,10 @@ class StorageBackendTests:
         if not backend.capabilities.compare_and_swap:
             return
         await backend.put("counter", b"0")
+        unknown = 0
 
         async def increment() -> None:
+            nonlocal unknown
             while True:
                 before = await backend.stat("counter")
                 value = int(await backend.get("counter"))
@@ -189,6 +193,8 @@ class StorageBackendTests:
                     await backend.put("counter", str(value + 1).encode(), condition=condition)
                 except errors.PreconditionFailedError:
                     continue
+                except errors.TransientStorageError:
+                    unknown += 1  # a lost reply, and others wrote since
                 return
 
         async def worker() -> None:
@@ -196,7 +202,7 @@ class StorageBackendTests:
                 await increment()
 
         await asyncio.gather(*(worker() for _ in range(5)))
-        assert await backend.get("counter") == b"50"
+        assert 50 - unknown <= int(await backend.get("counter")) <= 50
 
     # --- G3: what was written is seen at once ------------------------------------------------
 
