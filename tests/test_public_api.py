@@ -36,6 +36,8 @@ def test_the_public_names_are_these_and_no_others():
         "args",
         "delete",
         "errors",
+        "copy",
+        "copy_async",
         "is_checkpoint",
         "load",
         "load_async",

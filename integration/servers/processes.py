@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -14,8 +12,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1
 _START_S = 60.0
+# Asks Linux to kill the server with its parent, then becomes it. Not `preexec_fn`, which
+# forks: processes in which JAX has started threads must not.
+_BECOME = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+_END_WITH_PARENT = (sys.executable, "-c", _BECOME)
 
 
 def free_port() -> int:
@@ -23,11 +29,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _end_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def clean_environment(**more: str) -> dict[str, str]:
@@ -60,12 +61,11 @@ def server(
         log = Path(folder) / "output"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command,
+                [*_END_WITH_PARENT, *command],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=clean_environment(**(env or {})),
                 cwd=folder,
-                preexec_fn=_end_with_parent,
             )
         try:
             _wait(process, answers, log)

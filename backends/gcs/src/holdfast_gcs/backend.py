@@ -383,9 +383,13 @@ class GcsBackend(StorageBackend):
 
             await DecidedRenameCommit(self).settle(parent)
 
+    async def release(self) -> None:
+        """See `StorageBackend.release`."""
+        await self._session.close()
+
     async def aclose(self) -> None:
         """See `StorageBackend.aclose`."""
-        await self._session.close()
+        await self.release()
 
 
 def _conditions(condition: Precondition | None) -> dict[str, str]:

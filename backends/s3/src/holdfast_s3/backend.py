@@ -401,9 +401,13 @@ class S3Backend(StorageBackend):
             self._unsafe = True
         return PointerCommit(self)
 
+    async def release(self) -> None:
+        """See `StorageBackend.release`."""
+        await self._session.close()
+
     async def aclose(self) -> None:
         """See `StorageBackend.aclose`."""
-        await self._session.close()
+        await self.release()
 
 
 async def _body(reply: Any) -> bytes:

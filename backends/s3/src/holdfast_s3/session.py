@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from holdfast_s3.settings import S3Settings
-from holdfast_s3.translation import translate
+from holdfast_s3.translation import WRONG_REGION, translate
 from holdfast_storage import errors
 from holdfast_storage.retry import RetryPolicy
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 _UNREACHED_ATTEMPTS = 4
 # What every S3 says in a reply, by operation; one of them is enough.
 _EXPECTED = {
@@ -83,6 +85,7 @@ class S3Session:
         except BotoCoreError as error:
             found = translate(error, self.settings, key="", root=self._root, doing="sign in")
             raise found or errors.StorageError(str(error), root=self._root) from error
+        filesystem._s3.meta.events.register_first("needs-retry.s3", self._note_redirect)
         return filesystem
 
     async def close(self) -> None:
@@ -161,6 +164,24 @@ class S3Session:
                 key=key,
                 root=self._root,
             )
+
+    def _note_redirect(self, response: Any = None, **_: Any) -> None:
+        """The SDK follows a redirect to the bucket's region silently; the arrays follow this."""
+        if response is None:
+            return
+        _, parsed = response
+        error = parsed.get("Error", {})
+        if error.get("Code") in WRONG_REGION:
+            headers = parsed.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+            right = headers.get("x-amz-bucket-region") or error.get("Region")
+            if right and right != self.region:
+                _log.warning(
+                    "%s is in region %s, not %s; set it to save a request",
+                    self._root,
+                    right,
+                    self.region,
+                )
+                self.region = str(right)
 
     def _note_region(self, reply: Mapping[str, Any]) -> None:
         """S3 says where a bucket is; the control plane is redirected, the arrays are not."""

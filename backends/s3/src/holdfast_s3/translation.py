@@ -20,7 +20,7 @@ _PASSING = {
     "ThrottlingException", "RequestLimitExceeded", "TooManyRequests", "OperationAborted",
     "ConditionalRequestConflict", "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch",
 }  # fmt: skip
-_WRONG_REGION = {
+WRONG_REGION = {
     "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException",
     "301", "MovedPermanently",
 }  # fmt: skip
@@ -106,7 +106,7 @@ def _answer(
     code = str(error.response.get("Error", {}).get("Code", ""))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     said = error.response.get("Error", {}).get("Message") or code or f"status {status}"
-    if code in _WRONG_REGION or status == 301:
+    if code in WRONG_REGION or status == 301:
         return _wrong_region(error, settings, where)
     if code == "RequestTimeTooSkewed":
         return errors.StorageError(

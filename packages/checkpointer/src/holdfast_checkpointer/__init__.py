@@ -5,6 +5,8 @@ from holdfast_checkpointer.checkpointer import Checkpointer
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.verification import VerifyReport
 from holdfast_checkpointer.functions import (
+    copy,
+    copy_async,
     delete,
     is_checkpoint,
     load,
@@ -35,6 +37,8 @@ __all__ = [
     "StandardCheckpointHandler",
     "VerifyReport",
     "args",
+    "copy",
+    "copy_async",
     "delete",
     "errors",
     "is_checkpoint",

@@ -26,11 +26,12 @@ from holdfast_checkpointer.metadata import CheckpointMetadata, describe_checkpoi
 from holdfast_metadata import require_json
 from holdfast_storage import (
     CheckpointNotFoundError,
+    DamagedCheckpointError,
     IncompleteCheckpointError,
     StorageBackend,
     locate,
 )
-from holdfast_storage.commit import occupant, open_committed
+from holdfast_storage.commit import copy_checkpoint, occupant, open_committed
 from holdfast_storage.loop import get_loop
 
 T = TypeVar("T")
@@ -278,6 +279,73 @@ def verify(path: Path, *, context: options.Context | None = None) -> VerifyRepor
     return _run(verify_checkpoint(backend, final, chosen))
 
 
+def copy(
+    source: Path,
+    destination: Path,
+    *,
+    overwrite: bool = False,
+    context: options.Context | None = None,
+) -> None:
+    """Copies a checkpoint to any place on any storage: data first, the commit record last.
+
+    Every array chunk of the source is verified first; each file is compared with the source's
+    manifest when it is read and read back before the copy is committed. Whole on return, or
+    not there at all.
+
+    Args:
+        source: A path or URL of one holdfast checkpoint. It is never touched.
+        destination: A path or URL of the copy.
+        overwrite: Replace a checkpoint that is there, as `save` does.
+        context: Options of this call.
+
+    Raises:
+        FileNotFoundError: No checkpoint is committed at `source`.
+        FileExistsError: Something is at `destination`; it was not touched.
+        ValueError: The two are one place or one lies in the other, or the source is damaged
+            (`DamagedCheckpointError`); nothing was written.
+        NotImplementedError: Orbax wrote the source: load it and save it.
+
+    Example:
+        >>> import holdfast as hf, numpy as np
+        >>> hf.save("memory://doc/source", {"w": np.arange(3)})
+        >>> hf.copy("memory://doc/source", "memory://doc/destination", overwrite=True)
+        >>> hf.load("memory://doc/destination")
+        {'w': array([0, 1, 2])}
+    """
+    copy_async(source, destination, overwrite=overwrite, context=context).result()
+
+
+def copy_async(
+    source: Path,
+    destination: Path,
+    *,
+    overwrite: bool = False,
+    context: options.Context | None = None,
+) -> AsyncResponse[None]:
+    """Copies in the background; see `copy`."""
+    chosen = options.current(context)
+    from_backend, from_final = locate(source, chosen.storage)
+    to_backend, to_final = locate(destination, chosen.storage)
+    check_final(to_final)
+
+    async def run() -> None:
+        if (await occupant(from_backend, from_final)).kind == "ours":
+            report = await verify_checkpoint(from_backend, from_final, chosen)
+            if not report.ok:
+                raise DamagedCheckpointError(
+                    f"the source is damaged and was not copied: {report.problems[0]}",
+                    key=from_final,
+                    root=from_backend.root,
+                )
+        await copy_checkpoint(from_backend, from_final, to_backend, to_final, replace=overwrite)
+
+    return AsyncResponse(
+        run(),
+        what=f"the copy from {source} to {destination}",
+        deadline=chosen.asynchronous.timeout_secs,
+    )
+
+
 def delete(path: Path, *, missing_ok: bool = False, context: options.Context | None = None) -> bool:
     """Deletes one committed holdfast checkpoint: first un-commits it, then removes its data.
 
@@ -317,6 +385,8 @@ def _run(awaitable: Awaitable[T]) -> T:
 
 
 __all__: Sequence[str] = [
+    "copy",
+    "copy_async",
     "delete",
     "is_checkpoint",
     "load",

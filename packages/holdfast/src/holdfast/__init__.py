@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from holdfast_checkpointer.engine.response import AsyncResponse
     from holdfast_checkpointer.engine.verification import VerifyReport
     from holdfast_checkpointer.functions import (
+        copy,
+        copy_async,
         delete,
         is_checkpoint,
         load,
@@ -53,6 +55,8 @@ _SOURCES = {
     "StandardCheckpointHandler": "holdfast_checkpointer.handlers.standard",
     "VerifyReport": "holdfast_checkpointer.engine.verification",
     "delete": "holdfast_checkpointer.functions",
+    "copy": "holdfast_checkpointer.functions",
+    "copy_async": "holdfast_checkpointer.functions",
     "is_checkpoint": "holdfast_checkpointer.functions",
     "load": "holdfast_checkpointer.functions",
     "load_async": "holdfast_checkpointer.functions",
@@ -75,6 +79,8 @@ __all__ = [
     "StandardCheckpointHandler",
     "VerifyReport",
     "args",
+    "copy",
+    "copy_async",
     "delete",
     "errors",
     "is_checkpoint",

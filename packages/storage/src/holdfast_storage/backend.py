@@ -195,8 +195,11 @@ class StorageBackend(abc.ABC):
         For stores where these are two steps. A process that may not write leaves it undone.
         """
 
-    async def aclose(self) -> None:  # noqa: B027 - an honest default
-        """Releases the running loop's connections; other loops keep theirs.
+    async def release(self) -> None:  # noqa: B027 - an honest default
+        """Releases the running event loop's connections; other loops keep theirs.
 
-        A later call opens new ones, so calling this again does nothing.
+        For threads that use a loop of their own for a while. A later call opens new ones.
         """
+
+    async def aclose(self) -> None:  # noqa: B027 - an honest default
+        """Releases connections. Calling it again does nothing."""

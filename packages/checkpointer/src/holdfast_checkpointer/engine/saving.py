@@ -17,11 +17,10 @@ from holdfast_metadata import CommitRecord
 from holdfast_metadata.orbax import STEP_METADATA_FILE, StepMetadata
 from holdfast_storage import (
     CommitConflictError,
-    CommitUnknownError,
     StorageBackend,
     WriteArea,
 )
-from holdfast_storage.commit import carry_through, heartbeat, occupant
+from holdfast_storage.commit import occupant, write_attempt
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -81,24 +80,13 @@ async def write_checkpoint(
         CommitUnknownError: The outcome could not be read back; nothing was deleted.
     """
     await _refuse_if_taken(backend, final, replace=replace)
-    strategy = await backend.commit_strategy()
     started = time.time_ns()
-    txn = await strategy.begin(final)
-    try:
-        area = strategy.area(txn)
-        async with heartbeat(backend, txn):
-            await _write_items(area, contents)
-            await _write_step_documents(area, final, contents, started)
-            entries = await strategy.seal(txn, area)
-            return await carry_through(strategy.commit(txn, entries, replace=replace))
-    except CommitUnknownError:
-        raise  # whatever is there may be ours: nothing may be deleted
-    except BaseException:
-        try:
-            await carry_through(strategy.abort(txn))
-        except Exception:  # noqa: BLE001 - the first error is the one to tell; the rest can be swept
-            _log.warning("could not clean up after a failed save of %s", final, exc_info=True)
-        raise
+
+    async def write(area: WriteArea) -> None:
+        await _write_items(area, contents)
+        await _write_step_documents(area, final, contents, started)
+
+    return await write_attempt(backend, final, write, replace=replace)
 
 
 async def _refuse_if_taken(backend: StorageBackend, final: str, *, replace: bool) -> None:

@@ -1,5 +1,6 @@
 """The commit protocol: how an attempt becomes a checkpoint, all of it or none."""
 
+from holdfast_storage.commit.copying import copy_checkpoint
 from holdfast_storage.commit.decided import DecidedRenameCommit
 from holdfast_storage.commit.heartbeat import heartbeat
 from holdfast_storage.commit.occupancy import Occupant, occupant
@@ -21,6 +22,7 @@ from holdfast_storage.commit.rename import RenameCommit
 from holdfast_storage.commit.shield import carry_through
 from holdfast_storage.commit.staging import StagingArea
 from holdfast_storage.commit.strategy import CommitStrategy, SweepReport, Transaction
+from holdfast_storage.commit.writing import write_attempt
 
 __all__ = [
     "CommitStrategy",
@@ -38,6 +40,7 @@ __all__ = [
     "SweepReport",
     "Transaction",
     "carry_through",
+    "copy_checkpoint",
     "heartbeat",
     "list_committed",
     "occupant",
@@ -46,4 +49,5 @@ __all__ = [
     "read_record",
     "reading",
     "verify",
+    "write_attempt",
 ]

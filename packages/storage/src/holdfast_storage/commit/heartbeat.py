@@ -62,7 +62,7 @@ def _serve(
                 break
             except Exception:  # noqa: BLE001 - a beat must never take the save down
                 _log.warning("could not refresh the mark of %s", txn.staging, exc_info=True)
-        runner.run(backend.aclose())  # the connections of this thread's loop
+        runner.run(backend.release())  # the connections of this thread's loop
 
 
 async def beat(backend: StorageBackend, txn: Transaction) -> None:

@@ -56,6 +56,10 @@ class StagingArea:
             self._top._files[path] = ManifestEntry(path, len(data), digest_bytes(data))
         await self._backend.put(key, data, durable=False)
 
+    async def get(self, name: str) -> bytes:
+        """Reads back what was put."""
+        return await self._backend.get(self._key(name))
+
     def kv_target(self, name: str = "") -> KvTarget:
         """How TensorStore writes below this scope; what it writes is listed at the seal."""
         key = self._key(name) if name else self._prefix

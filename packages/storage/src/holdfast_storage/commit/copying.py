@@ -1,0 +1,141 @@
+"""Copying one committed checkpoint to any other place: data first, the record last."""
+
+from __future__ import annotations
+
+import asyncio
+
+from holdfast_metadata import CommitRecord, ManifestEntry, digest_bytes
+from holdfast_storage import errors, keys
+from holdfast_storage.backend import StorageBackend
+from holdfast_storage.commit.occupancy import occupant
+from holdfast_storage.commit.opening import CommittedArea, read_checked, reading
+from holdfast_storage.commit.staging import StagingArea
+from holdfast_storage.commit.writing import write_attempt
+
+BYTES_AT_ONCE = 512 << 20
+
+
+class _Budget:
+    """Bytes that may be in memory at once; one file larger than all of it goes alone."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+        self._freed = asyncio.Condition()
+
+    async def take(self, size: int) -> int:
+        taken = min(size, self._limit)
+        async with self._freed:
+            await self._freed.wait_for(lambda: self._used + taken <= self._limit)
+            self._used += taken
+        return taken
+
+    async def give(self, taken: int) -> None:
+        async with self._freed:
+            self._used -= taken
+            self._freed.notify_all()
+
+
+async def copy_checkpoint(
+    source: StorageBackend,
+    source_final: str,
+    target: StorageBackend,
+    target_final: str,
+    *,
+    replace: bool = False,
+    bytes_at_once: int = BYTES_AT_ONCE,
+) -> CommitRecord:
+    """Copies every file of a checkpoint into an attempt at the target, and commits that.
+
+    Each file is compared with the source's manifest when it is read, and read back from the
+    target before the commit. The source is never touched.
+
+    Args:
+        source: Where it is.
+        source_final: Its key there.
+        target: Where the copy goes.
+        target_final: The copy's key there.
+        replace: Replace a checkpoint that is there, as an overwriting save does.
+        bytes_at_once: How much may be in memory; a larger file goes alone.
+
+    Raises:
+        ValueError: Source and target are the same place, or one lies in the other.
+        CheckpointNotFoundError: Nothing is committed at the source.
+        UnsupportedOperationError: Orbax wrote the source.
+        DamagedCheckpointError: The source's bytes are not those that were saved, or the copy's
+            are not the source's; the target is as before.
+        CommitConflictError: A checkpoint is at the target, and `replace` is false.
+        DestinationOccupiedError: Something else is at the target.
+    """
+    _refuse_overlap(_place(source, source_final), _place(target, target_final))
+    found = await occupant(source, source_final)
+    if found.kind == "orbax":
+        raise errors.UnsupportedOperationError(
+            "Orbax wrote this checkpoint, which has no digests to verify a copy by; load it and "
+            "save it at the new place",
+            key=source_final,
+            root=source.root,
+        )
+    there = await occupant(target, target_final)
+    if there.kind in ("ours", "orbax") and not replace:
+        raise errors.CommitConflictError(
+            "a checkpoint exists here already; pass overwrite=True to replace it",
+            key=target_final,
+            root=target.root,
+        )
+
+    async def body(area: CommittedArea) -> CommitRecord:
+        async def write(staging: StagingArea) -> None:
+            await _copy_files(source, area, target, staging, bytes_at_once)
+
+        return await write_attempt(target, target_final, write, replace=replace)
+
+    return await reading(source, source_final, body)
+
+
+def _place(backend: StorageBackend, final: str) -> str:
+    return f"{backend.root.rstrip('/')}/{final}"
+
+
+def _refuse_overlap(source: str, target: str) -> None:
+    if source == target:
+        raise ValueError(f"{source} cannot be copied onto itself")
+    if source.startswith(f"{target}/") or target.startswith(f"{source}/"):
+        raise ValueError(f"of {source} and {target} one lies in the other; copy to another place")
+
+
+async def _copy_files(
+    source: StorageBackend,
+    area: CommittedArea,
+    target: StorageBackend,
+    staging: StagingArea,
+    bytes_at_once: int,
+) -> None:
+    budget = _Budget(bytes_at_once)
+    limit = asyncio.Semaphore(max(1, min(source.hints.max_concurrency, 16)))
+    prefix = keys.join(area.final, area.record.data)
+
+    async def copy(entry: ManifestEntry) -> None:
+        async with limit:
+            taken = await budget.take(entry.size)
+            try:
+                data = await read_checked(source, keys.join(prefix, entry.path), entry)
+                await staging.put(entry.path, data)
+                await _compare(target, staging, entry.path, data)
+            finally:
+                await budget.give(taken)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for entry in area.manifest.entries:
+                group.create_task(copy(entry))
+    except* errors.StorageError as failed:
+        raise failed.exceptions[0] from None
+
+
+async def _compare(target: StorageBackend, staging: StagingArea, path: str, data: bytes) -> None:
+    digest = digest_bytes(data)
+    if digest_bytes(await staging.get(path)) != digest:
+        raise errors.DamagedCheckpointError(
+            f"the copy of {path!r} is not what was written", file=path, root=target.root
+        )
