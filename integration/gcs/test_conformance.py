@@ -53,16 +53,15 @@ class TestCommitHierarchical(CommitTests):
 SLOW = {"status": 503}
 LIMITED = {"status": 429, "headers": {"Retry-After": "0"}}
 WEATHER = {
-    "503 now and then": [("status", 5, SLOW)],
     "429 now and then": [("status", 5, LIMITED)],
-    "cut before": [("drop", 5, {})],
-    "cut after": [("drop_after", 5, {})],
     "half bodies": [("truncate", 5, {})],
     "all of it": [("status", 11, SLOW), ("drop", 13, {}), ("drop_after", 7, {})],
 }
 
 
 class TestBackendInBadWeather(StorageBackendTests):
+    bad_weather = True
+
     @pytest.fixture(params=WEATHER)
     async def backend(self, request, gcs, gcs_bucket):
         with running_proxy(gcs.url) as proxy:
