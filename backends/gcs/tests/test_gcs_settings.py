@@ -59,7 +59,7 @@ def test_a_name_that_no_bucket_can_have_is_refused(bucket):
 
 @pytest.mark.parametrize(
     ("given", "meant"),
-    [(True, True), ("true", True), ("1", True), (False, False), ("False", False), (None, None)],
+    [(True, True), ("TRUE", True), ("1", True), (False, False), ("false", False), (None, None)],
 )
 def test_yes_and_no_may_come_as_words_of_the_environment(given, meant):
     assert settings.resolve("bucket", {"hns": given}).hierarchical is meant
