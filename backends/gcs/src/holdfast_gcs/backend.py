@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
-import json
+import hashlib
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
@@ -14,9 +15,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from holdfast_gcs import detection, settings, uploads
 from holdfast_gcs.folders import Folders
 from holdfast_gcs.session import GcsSession, Reply
+from holdfast_gcs.translation import NoEffectError, not_gcs
 from holdfast_metadata import ATTEMPT_FILE
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
+from holdfast_storage.settings import resolve_settings
 from holdfast_storage.urls import resolve_url
 from holdfast_storage.values import (
     ByteRange,
@@ -151,10 +154,10 @@ class GcsBackend(StorageBackend):
                 expect=expect,
             )  # fmt: skip
             if reply.status != 416 and "x-goog-generation" not in reply.headers:
-                raise errors.StorageError(
-                    f"the reply is not GCS's; is the endpoint right? ({self.settings.describe()})",
-                    key=key,
-                    root=self.root,
+                raise self._not_gcs("read an object", key)
+            if reply.status == 200 and not _is_whole(reply):
+                raise errors.TransientStorageError(
+                    "the bytes that came are not the object's", key=key, root=self.root
                 )
             return reply
 
@@ -162,15 +165,20 @@ class GcsBackend(StorageBackend):
 
     async def stat(self, key: str) -> ObjectInfo:
         """See `StorageBackend.stat`."""
-        reply = await self._session.call(
-            "look at an object", key, "GET", self._url(key), query={"fields": _ITEM}
-        )
-        return self._info(key, json.loads(reply.body))
+        doing = "look at an object"
+        reply = await self._session.call(doing, key, "GET", self._url(key), query={"fields": _ITEM})
+        return self._info(key, self._session.parsed(reply, doing, key))
 
     def _info(self, key: str, item: Mapping[str, Any]) -> ObjectInfo:
-        # Whole seconds, because a read is told no more.
-        modified = float(int(datetime.fromisoformat(item["updated"]).timestamp()))
-        return ObjectInfo(key, int(item["size"]), ObjectVersion(item["generation"]), modified)
+        try:
+            # Whole seconds, because a read is told no more.
+            modified = float(int(datetime.fromisoformat(item["updated"]).timestamp()))
+            return ObjectInfo(key, int(item["size"]), ObjectVersion(item["generation"]), modified)
+        except (KeyError, ValueError, TypeError) as error:
+            raise self._not_gcs("look at an object", key) from error
+
+    def _not_gcs(self, doing: str, key: str) -> errors.StorageError:
+        return not_gcs(self.settings, key=key, root=self.root, doing=doing)
 
     async def walk(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """See `StorageBackend.walk`. One request per 1,000 objects."""
@@ -190,19 +198,16 @@ class GcsBackend(StorageBackend):
         return Listing(tuple(sorted(prefixes)), tuple(sorted(objects, key=lambda o: o.key)))
 
     async def _pages(self, query: dict[str, str], key: str) -> AsyncIterator[Any]:
-        asked = {**query, "maxResults": "1000", "fields": f"prefixes,nextPageToken,items({_ITEM})"}
+        doing = "list objects"
+        fields = f"kind,prefixes,nextPageToken,items({_ITEM})"
+        asked = {**query, "maxResults": "1000", "fields": fields}
         while True:
             reply = await self._session.call(
-                "list objects", key, "GET", self._session.bucket_url("o"), query=asked
+                doing, key, "GET", self._session.bucket_url("o"), query=asked
             )
-            try:
-                page = json.loads(reply.body)
-            except ValueError as error:
-                raise errors.StorageError(
-                    f"the reply is not GCS's; is the endpoint right? ({self.settings.describe()})",
-                    key=key,
-                    root=self.root,
-                ) from error
+            page = self._session.parsed(reply, doing, key)
+            if page.get("kind") != "storage#objects":  # or anything would be an empty bucket
+                raise self._not_gcs(doing, key)
             yield page
             if "nextPageToken" not in page:
                 return
@@ -256,6 +261,8 @@ class GcsBackend(StorageBackend):
                 if not in_doubt:
                     raise self._lost(key, condition) from error
                 return await self._written_by(mine, key)
+            except NoEffectError:
+                raise
             except _UNCERTAIN:
                 in_doubt = True
                 raise
@@ -267,20 +274,20 @@ class GcsBackend(StorageBackend):
 
     async def _written_by(self, mine: str, key: str) -> ObjectVersion | None:
         """The version at `key` if this very put wrote it: equal bytes prove nothing."""
+        doing = "look at an object"
         try:
             reply = await self._session.call(
-                "look at an object", key, "GET", self._url(key),
-                query={"fields": "generation,metadata"},
-            )  # fmt: skip
+                doing, key, "GET", self._url(key), query={"fields": "generation,metadata"}
+            )
         except errors.ObjectNotFoundError:
             return None
-        item = json.loads(reply.body)
+        item = self._session.parsed(reply, doing, key)
         written = (item.get("metadata") or {}).get(_MINE) == mine
         return ObjectVersion(item["generation"]) if written else None
 
     def _unknown(self, key: str) -> errors.StorageError:
         return errors.TransientStorageError(
-            "the reply to a conditional put was lost, and another's object is there now; whether "
+            "the reply to a conditional put was lost, and what is there now is not ours; whether "
             "ours was there in between is not known",
             key=key,
             root=self.root,
@@ -401,6 +408,23 @@ def _conditions(condition: Precondition | None) -> dict[str, str]:
     return {}
 
 
+def _is_whole(reply: Reply) -> bool:
+    """Whether a whole object's bytes are what was stored, where the service says a digest."""
+    if reply.headers.get("x-goog-stored-content-encoding", "identity") != "identity":
+        return True  # the digest is of the compressed bytes
+    for digest in ",".join(reply.headers.getall("x-goog-hash", ())).split(","):
+        name, _, told = digest.strip().partition("=")
+        if name == "md5":
+            found = hashlib.md5(reply.body, usedforsecurity=False).digest()
+            return told == base64.b64encode(found).decode()
+    return True
+
+
 def open_backend(url: str, options: Mapping[str, Any]) -> GcsBackend:
-    """The factory that the registry calls, for `gs://` and `gcs://`."""
-    return GcsBackend(resolve_url(url).url, options)
+    """The factory that the registry calls, for `gs://` and `gcs://`.
+
+    The two are one scheme, as in fsspec: what is configured for the other fills the gaps.
+    """
+    place = resolve_url(url)
+    other = "gcs" if place.scheme == "gs" else "gs"
+    return GcsBackend(place.url, resolve_settings(other, options))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 
 from holdfast_gcs.session import GcsSession
+from holdfast_gcs.translation import no_bucket, translate
 from holdfast_storage import errors
 
+_ASKING = "read the storage layout"
+_NO_LAYOUT = "this service has no storage layout"
 _log = logging.getLogger(__name__)
 _answers: dict[tuple[str, str], bool] = {}
 
@@ -31,18 +33,28 @@ async def is_hierarchical(session: GcsSession) -> bool:
 async def _ask(session: GcsSession) -> bool:
     try:
         reply = await session.call(
-            "read the storage layout", "", "GET", session.bucket_url("storageLayout")
+            _ASKING, "", "GET", session.bucket_url("storageLayout"), expect=(200, 404, 405)
         )
-        return bool((json.loads(reply.body).get("hierarchicalNamespace") or {}).get("enabled"))
     except errors.StoragePermissionError as error:
-        _log.warning(
-            "gs://%s is taken for a flat bucket: %s. To commit by renaming folders, grant "
-            "storage.buckets.getStorageLayout or set hns=true; hns=false silences this line",
-            session.settings.bucket,
-            error,
-        )
-    except (errors.ObjectNotFoundError, errors.UnsupportedOperationError):
-        _log.debug("gs://%s: this service has no storage layout", session.settings.bucket)
+        return _taken_for_flat(session, str(error))
+    except errors.UnsupportedOperationError:
+        return _taken_for_flat(session, _NO_LAYOUT)
+    if reply.status == 200:
+        layout = session.parsed(reply, _ASKING, "")
+        return bool((layout.get("hierarchicalNamespace") or {}).get("enabled"))
+    if no_bucket(reply.body):
+        where = {"key": "", "root": session.root}
+        raise translate(reply.status, reply.body, session.settings, doing=_ASKING, **where)
+    return _taken_for_flat(session, _NO_LAYOUT)
+
+
+def _taken_for_flat(session: GcsSession, why: str) -> bool:
+    _log.warning(
+        "gs://%s is taken for a flat bucket: %s. To commit by renaming folders, grant "
+        "storage.buckets.getStorageLayout or set hns=true; hns=false silences this line",
+        session.settings.bucket,
+        why,
+    )
     return False
 
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import time
 from typing import Any
 
 from holdfast_gcs.session import GcsSession
 from holdfast_storage import errors
 
-_log = logging.getLogger(__name__)
 _FIRST_LOOK_S = 0.05
 _UNCERTAIN = (errors.TransientStorageError, errors.StorageTimeoutError)
 
@@ -69,7 +67,7 @@ class Folders:
         query = {"prefix": f"{name}/" if name else "", "pageSize": "1000"}
         while True:
             reply = await self._session.call("list folders", name, "GET", self._url(), query=query)
-            page = json.loads(reply.body)
+            page = self._session.parsed(reply, "list folders", name)
             found += [item["name"].rstrip("/") for item in page.get("items", ())]
             if "nextPageToken" not in page:
                 return sorted(found, key=lambda folder: folder.count("/"), reverse=True)
@@ -115,7 +113,8 @@ class Folders:
     async def _settle(self, source: str, destination: str, reply: Any) -> None:
         where = {"key": source, "root": self._root}
         if reply.status in (200, 201):
-            await self._poll(source, destination, json.loads(reply.body))
+            operation = self._session.parsed(reply, "rename a folder", source)
+            await self._poll(source, destination, operation)
             return
         if reply.status in (404, 409) and await self._happened(source, destination):
             return  # an earlier request of ours, or of whoever finishes the same move
@@ -139,10 +138,18 @@ class Folders:
                 )
             await asyncio.sleep(pause)
             pause = min(pause * 2, 2.0)
-            url = self._session.bucket_url("operations", name)
-            reply = await self._session.call("look at a rename", source, "GET", url)
-            operation = json.loads(reply.body)
+            operation = await self._look(name, source, destination)
         if "error" in operation and not await self._happened(source, destination):
             raise errors.TransientStorageError(
                 f"the rename failed: {operation['error']}", key=source, root=self._root
             )
+
+    async def _look(self, operation: str, source: str, destination: str) -> dict[str, Any]:
+        """The operation; where it may not be asked, what became of the folders."""
+        doing = "look at a rename"
+        url = self._session.bucket_url("operations", operation)
+        try:
+            reply = await self._session.call(doing, source, "GET", url)
+        except (errors.StoragePermissionError, errors.ObjectNotFoundError):
+            return {"done": await self._happened(source, destination)}
+        return self._session.parsed(reply, doing, source)

@@ -9,22 +9,31 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
+import logging
 import os
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from holdfast_gcs.settings import GcsSettings
-from holdfast_gcs.translation import translate
+from holdfast_gcs.translation import NoEffectError, not_gcs, translate
 from holdfast_storage import errors
 from holdfast_storage.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from multidict import CIMultiDictProxy
 
 T = TypeVar("T")
 _UNREACHED_ATTEMPTS = 4
 _LIMITED_S = 1.0  # one object takes about one write a second
+_LONGEST_WAIT_S = 30.0
+_REFRESH_AHEAD = timedelta(minutes=10)  # sooner than gcsfs, which would block the event loop
 _NO_FOLDERS_OF_ITS_OWN = "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,7 @@ class Reply:
     """A successful reply, read to its end."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: CIMultiDictProxy[str]
     body: bytes
 
 
@@ -46,7 +55,7 @@ class GcsSession:
 
     def __init__(self, settings: GcsSettings, root: str) -> None:
         self.settings = settings
-        self._root = root
+        self.root = root
         self._systems: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = (
             weakref.WeakKeyDictionary()
         )
@@ -65,13 +74,25 @@ class GcsSession:
             return found
 
     async def _open(self, loop: asyncio.AbstractEventLoop) -> Any:
-        os.environ.setdefault(_NO_FOLDERS_OF_ITS_OWN, "false")
-        import gcsfs
+        try:
+            made = await asyncio.to_thread(self._make, loop)
+        except Exception as error:
+            raise self._no_credentials(error) from error
+        session = await made._set_session()
+        # aiohttp sends an idempotent request again when a kept connection breaks, which turns
+        # a lost reply into a refusal without a trace of doubt.
+        session._retry_connection = False
+        return made
 
-        def make() -> Any:  # looks for credentials, which may ask the machine's metadata
-            return gcsfs.GCSFileSystem(
-                project=self.settings.project or "",
-                token=self.settings.token,
+    def _make(self, loop: asyncio.AbstractEventLoop) -> Any:
+        """Looks for credentials too, which may ask the machine's metadata."""
+        os.environ.setdefault(_NO_FOLDERS_OF_ITS_OWN, "false")
+        from gcsfs.core import GCSFileSystem  # the plain one, whatever the package exports
+        from google.auth.exceptions import DefaultCredentialsError
+
+        def made(token: str) -> Any:
+            return GCSFileSystem(
+                token=token,
                 endpoint_url=self.settings.endpoint,
                 asynchronous=True,
                 skip_instance_cache=True,
@@ -79,20 +100,30 @@ class GcsSession:
                 loop=loop,
             )
 
-        try:
-            made = await asyncio.to_thread(make)
-        except Exception as error:
-            raise errors.StoragePermissionError(
-                f"no Google credentials: {error}; run gcloud auth application-default login, set "
-                "GOOGLE_APPLICATION_CREDENTIALS, or read a public bucket with token=anon "
-                f"({self.settings.describe()})",
-                root=self._root,
-            ) from error
-        session = await made._set_session()
-        # aiohttp sends an idempotent request again when a kept connection breaks, which turns
-        # a lost reply into a refusal without a trace of doubt.
-        session._retry_connection = False
-        return made
+        if self.settings.token is not None:
+            return made(self.settings.token)
+        try:  # gcsfs's own search has a cache of tokens that TensorStore knows nothing of
+            return made("google_default")
+        except DefaultCredentialsError as error:
+            if os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
+                raise
+            _log.warning("%s: requests are not signed: %s", self.root, error)
+            return made("anon")
+
+    def _no_credentials(self, error: BaseException) -> errors.StorageError:
+        from google.auth.exceptions import TransportError
+
+        causes = list(_chain(error))
+        if any(isinstance(cause, TransportError) for cause in causes):
+            return NoEffectError(
+                f"Google's token service does not answer: {causes[-1]}", root=self.root
+            )
+        return errors.StoragePermissionError(
+            f"no valid Google credentials: {causes[-1]}; run gcloud auth application-default "
+            "login, set GOOGLE_APPLICATION_CREDENTIALS, or read a public bucket with token=anon "
+            f"({self.settings.describe()})",
+            root=self.root,
+        )
 
     async def close(self) -> None:
         """Closes the running loop's session."""
@@ -101,10 +132,12 @@ class GcsSession:
             await found._session.close()
 
     async def _headers(self, system: Any) -> dict[str, str]:
-        credentials = getattr(system.credentials, "credentials", None)
-        if credentials is None or credentials.valid:
+        if _is_fresh(system.credentials.credentials):
             return dict(system._get_headers(None))
-        return dict(await asyncio.to_thread(system._get_headers, None))
+        try:
+            return dict(await asyncio.to_thread(system._get_headers, None))
+        except Exception as error:
+            raise self._no_credentials(error) from error
 
     def bucket_url(self, *path: str, upload: bool = False) -> str:
         """A URL below the bucket; the parts are percent-encoded here."""
@@ -127,7 +160,7 @@ class GcsSession:
         if not self._reached:  # a mistyped endpoint should not take a minute to be told
             attempts = min(attempts, _UNREACHED_ATTEMPTS)
         policy = RetryPolicy(attempts=attempts, deadline_s=self.settings.timeout_s)
-        return await policy.run(call, what=doing, key=key, root=self._root)
+        return await policy.run(call, what=doing, key=key, root=self.root)
 
     async def once(
         self,
@@ -143,15 +176,10 @@ class GcsSession:
     ) -> Reply:
         """Makes one request once. A timeout or a dropped connection leaves its effect open."""
         import aiohttp
-        from yarl import URL
 
-        where = {"key": key, "root": self._root}
+        where = {"key": key, "root": self.root}
         system = await self._system()
-        asked = dict(query or {})
-        if self.settings.user_project:
-            asked["userProject"] = self.settings.user_project
-        text = "&".join(f"{name}={quote(value, safe='')}" for name, value in asked.items())
-        target = URL(f"{url}?{text}" if text else url, encoded=True)
+        target = self._target(url, query)
         sent = {**await self._headers(system), **(headers or {})}
         content = io.BytesIO(data) if data is not None else None
         limit = aiohttp.ClientTimeout(total=self.settings.timeout_s, sock_connect=10, sock_read=60)
@@ -165,7 +193,9 @@ class GcsSession:
                 f"no answer to {doing} in time ({self.settings.describe()})", **where
             ) from error
         except (aiohttp.ClientError, ConnectionError) as error:
-            raise errors.TransientStorageError(
+            refused = isinstance(error, aiohttp.ClientConnectorError)
+            kind = NoEffectError if refused else errors.TransientStorageError
+            raise kind(
                 f"{doing}: {str(error) or type(error).__name__} ({self.settings.describe()})",
                 **where,
             ) from error
@@ -175,8 +205,51 @@ class GcsSession:
             raise translate(reply.status, body, self.settings, doing=doing, **where)
         return Reply(reply.status, reply.headers, body)
 
+    def _target(self, url: str, query: Mapping[str, str] | None) -> Any:
+        from yarl import URL
+
+        if "?" in url:  # an upload's own address, which is complete
+            return URL(url, encoded=True)
+        asked = dict(query or {})
+        if self.settings.user_project:
+            asked["userProject"] = self.settings.user_project
+        text = "&".join(f"{name}={quote(value, safe='')}" for name, value in asked.items())
+        return URL(f"{url}?{text}" if text else url, encoded=True)
+
+    def parsed(self, reply: Reply, doing: str, key: str) -> dict[str, Any]:
+        """The reply's JSON object.
+
+        Raises:
+            StorageError: It is something else, so this is not GCS.
+        """
+        try:
+            found = json.loads(reply.body)
+        except ValueError as error:
+            raise not_gcs(self.settings, key=key, root=self.root, doing=doing) from error
+        if not isinstance(found, dict):
+            raise not_gcs(self.settings, key=key, root=self.root, doing=doing)
+        return found
+
     async def _respect(self, status: int, headers: Mapping[str, str]) -> None:
         """Waits as the service asks, beside the pause of the repetition."""
-        if status == 429:
-            asked = headers.get("Retry-After", "")
-            await asyncio.sleep(min(float(asked), 30.0) if asked.isdigit() else _LIMITED_S)
+        asked = headers.get("Retry-After", "")
+        if asked.isdigit():
+            await asyncio.sleep(min(float(asked), _LONGEST_WAIT_S))
+        elif status == 429:
+            await asyncio.sleep(_LIMITED_S)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what caused it."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _is_fresh(credentials: Any) -> bool:
+    """Whether signing makes no request of its own."""
+    if credentials is None:
+        return True
+    expiry = credentials.expiry
+    soon = datetime.now(UTC).replace(tzinfo=None) + _REFRESH_AHEAD
+    return bool(credentials.valid) and (expiry is None or expiry > soon)

@@ -33,6 +33,7 @@ _WITHOUT_MEANING = frozenset(
         "secure_serialize", "skip_instance_cache", "use_listings_cache", "version_aware",
     )
 )  # fmt: skip
+_WORDS = {"true": True, "1": True, "false": False, "0": False}
 _TOKENS = ("anon", "google_default", "cloud")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._\-]{1,220}[a-z0-9]")
 _log = logging.getLogger(__name__)
@@ -101,29 +102,63 @@ def resolve(
             f"gs://{bucket}: unknown settings {unknown}; known are {sorted(_NAMES)}"
         )
     endpoint = _endpoint(options, variables)
-    token = options.get("token") or ("anon" if endpoint != PUBLIC else None)
-    if token is not None and not (
-        isinstance(token, str) and (token in _TOKENS or os.path.isfile(token))
-    ):
-        raise errors.InvalidURLError(
-            f"gs://{bucket}: 'token' is one of {', '.join(_TOKENS)} or the path of a credentials "
-            "file, which both planes can read; an object of credentials or a bare token "
-            "reaches only one of them"
-        )
-    payer = options.get("requester_pays")
     project = options.get("project") or variables.get("GOOGLE_CLOUD_PROJECT")
-    if payer is True and not project:
-        raise errors.InvalidURLError(f"gs://{bucket}: requester_pays needs the paying project")
     return GcsSettings(
         bucket=bucket,
         endpoint=endpoint,
-        token=token,
+        token=_token(options, endpoint, bucket),
         project=project,
-        user_project=(project if payer is True else payer) or None,
-        hierarchical=options.get("hns"),
-        timeout_s=float(options.get("timeout_s", 300.0)),
-        max_attempts=int(options.get("max_attempts", 10)),
+        user_project=_payer(options, project, bucket),
+        hierarchical=_switch(options, "hns", bucket),
+        timeout_s=_positive(options, "timeout_s", 300.0, bucket),
+        max_attempts=int(_positive(options, "max_attempts", 10, bucket)),
     )
+
+
+def _token(options: Mapping[str, Any], endpoint: str, bucket: str) -> str | None:
+    token = options.get("token") or ("anon" if endpoint != PUBLIC else None)
+    if token is None or (isinstance(token, str) and (token in _TOKENS or os.path.isfile(token))):
+        return token
+    raise errors.InvalidURLError(
+        f"gs://{bucket}: 'token' is one of {', '.join(_TOKENS)} or the path of a credentials "
+        "file, which both planes can read; an object of credentials or a bare token "
+        "reaches only one of them"
+    )
+
+
+def _payer(options: Mapping[str, Any], project: str | None, bucket: str) -> str | None:
+    """The project that pays: the one named, or with a plain yes the job's own."""
+    given = options.get("requester_pays")
+    if str(given).lower() not in _WORDS:
+        return str(given) if given else None
+    if not _switch(options, "requester_pays", bucket):
+        return None
+    if not project:
+        raise errors.InvalidURLError(f"gs://{bucket}: requester_pays needs the paying project")
+    return project
+
+
+def _switch(options: Mapping[str, Any], name: str, bucket: str) -> bool | None:
+    """Yes, no, or not said; variables of the environment say it in words."""
+    given = options.get(name)
+    if given is None or given == "":
+        return None
+    if str(given).lower() not in _WORDS:
+        raise errors.InvalidURLError(f"gs://{bucket}: {name!r} is true or false, not {given!r}")
+    return _WORDS[str(given).lower()]
+
+
+def _positive(options: Mapping[str, Any], name: str, otherwise: float, bucket: str) -> float:
+    given = options.get(name, otherwise)
+    try:
+        found = float(given)
+    except (TypeError, ValueError):
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise errors.InvalidURLError(
+            f"gs://{bucket}: {name!r} is a number above zero, not {given!r}"
+        )
+    return found
 
 
 def _endpoint(options: Mapping[str, Any], env: Mapping[str, str]) -> str:
@@ -150,17 +185,22 @@ def agree(settings: GcsSettings) -> None:
         InvalidURLError: It was told something else before, by a backend or by the user.
     """
     wanted: dict[str, str] = {}
+    unwanted: dict[str, str] = {}
     if settings.emulated:
         wanted[_ENDPOINT_VARIABLE] = settings.endpoint
-        if settings.token == "anon" and not os.environ.get(_FILE_VARIABLE):
-            # Without it TensorStore looks for credentials, and for a machine's, in vain.
-            wanted[_TOKEN_VARIABLE] = os.environ.get(_TOKEN_VARIABLE, "anonymous")
+    else:
+        unwanted[_ENDPOINT_VARIABLE] = PUBLIC
+    if settings.emulated and settings.token == "anon":
+        # Without it TensorStore looks for credentials, and for a machine's, in vain.
+        wanted[_TOKEN_VARIABLE] = os.environ.get(_TOKEN_VARIABLE, "anonymous")
+    else:
+        unwanted[_TOKEN_VARIABLE] = ""
     if settings.token and settings.token not in _TOKENS:
         wanted[_FILE_VARIABLE] = settings.token
+    if settings.token == "cloud":
+        unwanted[_FILE_VARIABLE] = ""
     with _lock:
-        if not settings.emulated and _ENDPOINT_VARIABLE in os.environ:
-            _refuse(settings, _ENDPOINT_VARIABLE, PUBLIC)
-        for name, value in wanted.items():
+        for name, value in {**wanted, **unwanted}.items():
             if os.environ.get(name, value) != value:
                 _refuse(settings, name, value)
         os.environ.update(wanted)
@@ -168,10 +208,13 @@ def agree(settings: GcsSettings) -> None:
 
 
 def _refuse(settings: GcsSettings, name: str, value: str) -> None:
+    secret = name == _TOKEN_VARIABLE
+    found = "set" if secret else repr(os.environ[name])
+    needed = repr(value) if value and not secret else "it unset"
     raise errors.InvalidURLError(
         f"gs://{settings.bucket}: TensorStore, which moves the arrays, takes {name} from the "
-        f"environment, once for a process; it is {os.environ[name]!r} and this bucket needs "
-        f"{value!r}. Use one endpoint and one set of credentials per process"
+        f"environment, for the whole process; it is {found} and this bucket needs {needed}. "
+        "Use one endpoint and one set of credentials per process"
     )
 
 
