@@ -58,13 +58,15 @@ def server(
         RuntimeError: It ended or never answered; with what it printed.
     """
     with tempfile.TemporaryDirectory() as folder:
+        # What the server leaves behind (ministack: a pid file) goes away with the folder.
+        variables = {"TMPDIR": folder} | dict(env or {})
         log = Path(folder) / "output"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*_END_WITH_PARENT, *command],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=clean_environment(**(env or {})),
+                env=clean_environment(**variables),
                 cwd=folder,
             )
         try:

@@ -55,7 +55,7 @@ class Rule:
     _done: int = 0
 
     def applies(self, line: str) -> bool:
-        """Counts a request and says whether it is the rule's."""
+        """Counts a request and says whether the rule wants it."""
         if not re.search(self.match, line):
             return False
         self._seen += 1
@@ -63,10 +63,7 @@ class Rule:
             return False
         if self.every and self._seen % self.every:
             return False
-        if self.times and self._done >= self.times:
-            return False
-        self._done += 1
-        return True
+        return not (self.times and self._done >= self.times)
 
 
 class FaultProxy:
@@ -109,7 +106,10 @@ class FaultProxy:
         with self._lock:
             self._requests.append(line)
             applying = [rule for rule in self._rules if rule.applies(line)]
-        return applying[0] if applying else None
+            if not applying:
+                return None
+            applying[0]._done += 1
+            return applying[0]
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         line = f"{request.method} {urllib.parse.unquote(request.raw_path)}"
@@ -121,7 +121,10 @@ class FaultProxy:
             return self._cut(request)
         if rule is not None and rule.action == "delay":
             await asyncio.sleep(rule.delay_s)
-        status, headers, data = await self._ask(request, body)
+        try:
+            status, headers, data = await self._ask(request, body)
+        except aiohttp.ClientError:  # the server is gone: so it looks to the client
+            return self._cut(request)
         if rule is not None and rule.action == "drop_after":
             return self._cut(request)
         reply = web.StreamResponse(status=status)
@@ -132,7 +135,7 @@ class FaultProxy:
         await reply.prepare(request)
         if rule is not None and rule.action == "truncate":
             await reply.write(data[: len(data) // 2])
-            return self._cut(request)
+            raise asyncio.CancelledError  # closes the connection, but sends what was written
         if request.method != "HEAD" and data:
             await reply.write(data)
         await reply.write_eof()
@@ -168,9 +171,19 @@ class FaultProxy:
         application = web.Application(client_max_size=1 << 31)
         application.router.add_route("*", "/{path:.*}", self._handle)
         async with aiohttp.ClientSession(
-            auto_decompress=False, skip_auto_headers=("User-Agent", "Content-Type", "Accept")
+            auto_decompress=False,
+            skip_auto_headers=("User-Agent", "Content-Type", "Accept", "Accept-Encoding"),
+            # A used connection that breaks would make aiohttp send the request a second time.
+            connector=aiohttp.TCPConnector(force_close=True, limit=0),
+            timeout=aiohttp.ClientTimeout(total=None),
         ) as self._session:
-            runner = web.AppRunner(application, access_log=None, handler_cancellation=False)
+            runner = web.AppRunner(
+                application,
+                access_log=None,
+                handler_cancellation=False,
+                auto_decompress=False,
+                shutdown_timeout=1,
+            )
             await runner.setup()
             site = web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()
@@ -190,7 +203,9 @@ class FaultProxy:
     def running(self) -> Iterator[FaultProxy]:
         """Serves until the block is left."""
         started = threading.Event()
-        thread = threading.Thread(target=self._run, args=(started,), daemon=True)
+        thread = threading.Thread(
+            target=self._run, args=(started,), name="fault proxy", daemon=True
+        )
         thread.start()
         if not started.wait(20):
             raise RuntimeError("the proxy does not start")

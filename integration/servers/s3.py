@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ class S3Server:
         key: Access key.
         secret: Belongs to the key.
         pid: Of its process.
+        honours_conditions: Whether `If-None-Match` and `If-Match` are obeyed by a put.
+        strict_auth: Whether a request signed with a wrong secret is refused.
     """
 
     name: str
@@ -32,6 +34,8 @@ class S3Server:
     key: str = "AKIDAKID"
     secret: str = "SECRETSECRET"
     pid: int = 0
+    honours_conditions: bool = True
+    strict_auth: bool = False
 
     def client(self) -> Any:
         """The official client, to set things up and to look behind holdfast's back."""
@@ -101,13 +105,15 @@ def rclone() -> Iterator[S3Server]:
     """Serves a folder and ignores every condition: it must be noticed."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
-        found = S3Server("rclone", f"http://127.0.0.1:{port}")
+        found = S3Server(
+            "rclone", f"http://127.0.0.1:{port}", honours_conditions=False, strict_auth=True
+        )
         command = [
             _program("rclone"), "serve", "s3", "--addr", f"127.0.0.1:{port}",
             "--auth-key", f"{found.key},{found.secret}", folder,
         ]  # fmt: skip
-        with server(command, lambda: listens(port)):
-            yield found
+        with server(command, lambda: listens(port)) as process:
+            yield replace(found, pid=process.pid)
 
 
 def has_seaweedfs() -> bool:
@@ -119,22 +125,31 @@ def has_seaweedfs() -> bool:
 def seaweedfs() -> Iterator[S3Server]:
     """A real object store, checked signatures included; one instance per machine."""
     port = free_port()
-    found = S3Server("seaweedfs", f"http://127.0.0.1:{port}")
+    found = S3Server("seaweedfs", f"http://127.0.0.1:{port}", strict_auth=True)
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "s3.json"
         actions = ["Admin", "Read", "Write", "List", "Tagging"]
         credentials = [{"accessKey": found.key, "secretKey": found.secret}]
         identity = {"name": "test", "credentials": credentials, "actions": actions}
         config.write_text(json.dumps({"identities": [identity]}))
+        # Not told, it takes 10,000 above the other port, which may be no port at all.
+        internals = {part: free_port() for part in ("master", "volume", "filer", "s3")}
         command = [
             _program("weed"), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
             f"-master.port={free_port()}", f"-volume.port={free_port()}",
             f"-filer.port={free_port()}", "-master.volumeSizeLimitMB=256", "-volume.max=20",
             "-master.volumePreallocate=false", "-s3", f"-s3.port={port}", f"-s3.config={config}",
+            "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
+            f"-s3.localSocket={folder}/s3.sock", f"-filer.localSocket={folder}/filer.sock",
+            *(f"-{part}.port.grpc={internal}" for part, internal in internals.items()),
         ]  # fmt: skip
 
         def ready() -> bool:
             return listens(port) and bool(found.client().list_buckets())
 
-        with server(command, ready):
-            yield found
+        try:
+            with server(command, ready) as process:
+                yield replace(found, pid=process.pid)
+        finally:
+            for part, internal in internals.items():  # it forgets these when it is stopped
+                Path(f"/tmp/seaweedfs-{part}-grpc-{internal}.sock").unlink(missing_ok=True)
