@@ -137,7 +137,7 @@ def seaweedfs() -> Iterator[S3Server]:
         command = [
             _program("weed"), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
             f"-master.port={free_port()}", f"-volume.port={free_port()}",
-            f"-filer.port={free_port()}", "-master.volumeSizeLimitMB=256", "-volume.max=20",
+            f"-filer.port={free_port()}", "-master.volumeSizeLimitMB=256", "-volume.max=5000",
             "-master.volumePreallocate=false", "-s3", f"-s3.port={port}", f"-s3.config={config}",
             "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
             f"-s3.localSocket={folder}/s3.sock", f"-filer.localSocket={folder}/filer.sock",
