@@ -86,7 +86,7 @@ async def test_a_service_that_fails_from_any_request_on_keeps_the_old_one(
             pass
         else:
             break
-        await plain.settle(f"{number}")
+        await plain.settle(f"{number}", await plain.children(f"{number}"))
         committed = (await read_record(plain, final)).committed
         found.append(await contents(plain, final) if committed else None)
     assert number > 10

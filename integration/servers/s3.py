@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -117,8 +116,8 @@ def rclone() -> Iterator[S3Server]:
 
 
 def has_seaweedfs() -> bool:
-    """Whether the optional server is installed."""
-    return shutil.which(_program("weed")) is not None
+    """Whether the optional server is installed in this environment."""
+    return (Path(sys.executable).parent / "weed").exists()
 
 
 @contextlib.contextmanager

@@ -81,3 +81,33 @@ def test_a_read_is_one_request(counted):
     proxy.clear()
     assert get_loop().run(backend.get("k")) == b"x"
     assert len(proxy.requests) == 1
+
+
+def test_a_run_of_many_steps_opens_with_two_listings(counted):
+    name, root, proxy = counted
+    from holdfast_storage import get_loop, open_backend
+
+    with hf.training.Checkpointer(f"{root}/run") as checkpointer:
+        for step in (1, 300):
+            checkpointer.save(step, state(1))
+    backend = open_backend(f"{root}/run")
+
+    async def many():
+        record = await backend.get("1/_COMMIT.json")
+        for step in range(2, 300):
+            await backend.put(f"{step}/_COMMIT.json", record)
+            await backend.put(f"_committed/{step}", b"")
+
+    get_loop().run(many())
+    proxy.clear()
+    opened = hf.training.Checkpointer(f"{root}/run")
+    assert len(opened.checkpoints) == 300
+    assert opened.latest.step == 300
+    assert len(proxy.requests) == 5, "\n".join(proxy.requests)
+    proxy.clear()
+    assert opened.checkpoints[100].time > 0
+    assert len(proxy.requests) == 1, name
+    proxy.clear()
+    assert opened.load()["leaf0"][0] == 0
+    assert len(proxy.requests) <= 12
+    assert not any("/100/" in line for line in proxy.requests)

@@ -31,9 +31,9 @@ async def test_a_listing_alone_shows_nothing_and_changes_nothing(decided):
 
 
 async def test_opening_a_run_publishes_it(decided):
-    await decided.settle("run")
+    await decided.settle("run", await decided.children("run"))
     assert await names(decided) == ["7"]
-    await decided.settle("run")
+    await decided.settle("run", await decided.children("run"))
     assert await names(decided) == ["7"]
 
 
@@ -47,7 +47,7 @@ async def test_the_next_save_publishes_it_and_is_told_that_it_stands_there(decid
 async def test_what_cannot_be_published_now_is_left_for_later(decided):
     view = FaultyBackend(decided, {1: Fault.REFUSE})
     strategy = type(await decided.commit_strategy())(view)
-    await strategy.settle("run")
+    await strategy.settle("run", await decided.children("run"))
     assert await names(decided) == []
-    await decided.settle("run")
+    await decided.settle("run", await decided.children("run"))
     assert await names(decided) == ["7"]

@@ -71,7 +71,10 @@ class GcsBackend(StorageBackend):
             rename_prefix=bool(self.settings.hierarchical),
         )
         self.hints = IoHints(
-            target_file_bytes=256 << 20, max_concurrency=32, coalesce_bytes=1 << 20
+            target_file_bytes=256 << 20,
+            max_concurrency=32,
+            coalesce_bytes=1 << 20,
+            round_trips=True,
         )
         self._session = GcsSession(self.settings, self.root)
         self._folders = Folders(self._session, self.root)
@@ -383,12 +386,13 @@ class GcsBackend(StorageBackend):
 
         return DecidedRenameCommit(self) if await self.hierarchical() else PointerCommit(self)
 
-    async def settle(self, parent: str) -> None:
+    async def settle(self, parent: str, listing: Listing) -> bool:
         """See `StorageBackend.settle`."""
-        if await self.hierarchical():
-            from holdfast_storage.commit import DecidedRenameCommit
+        if not await self.hierarchical():
+            return False
+        from holdfast_storage.commit import DecidedRenameCommit
 
-            await DecidedRenameCommit(self).settle(parent)
+        return await DecidedRenameCommit(self).settle(parent, listing)
 
     async def release(self) -> None:
         """See `StorageBackend.release`."""

@@ -67,7 +67,10 @@ class S3Backend(StorageBackend):
             create_if_absent=True, compare_and_swap=True, rename_prefix=False
         )
         self.hints = IoHints(
-            target_file_bytes=256 << 20, max_concurrency=32, coalesce_bytes=1 << 20
+            target_file_bytes=256 << 20,
+            max_concurrency=32,
+            coalesce_bytes=1 << 20,
+            round_trips=True,
         )
         self._session = S3Session(self.settings, self.root)
         self._credentials = DataCredentials(self.settings)

@@ -31,7 +31,7 @@ from holdfast_storage import (
     StorageBackend,
     locate,
 )
-from holdfast_storage.commit import copy_checkpoint, occupant, open_committed
+from holdfast_storage.commit import copy_checkpoint, occupant, open_committed, remove_hint
 from holdfast_storage.loop import get_loop
 
 T = TypeVar("T")
@@ -366,6 +366,7 @@ def delete(path: Path, *, missing_ok: bool = False, context: options.Context | N
     async def remove() -> None:
         record = (await open_committed(backend, final, check_whole=False)).record
         strategy = await backend.commit_strategy()
+        await remove_hint(backend, final)
         await strategy.retire(final, expected=str(record.attempt))
 
     try:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import enum
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, SupportsIndex
 
 _STEP = re.compile(r"0|[1-9]\d*")
+
+
+class Unread(enum.Enum):
+    """Stands for what nobody has read yet."""
+
+    UNREAD = "unread"
+
+
+UNREAD = Unread.UNREAD
 
 
 def check_step(step: SupportsIndex) -> int:
@@ -45,26 +55,46 @@ class CheckpointMetadata:
     Attributes:
         step: Its step.
         path: Its URL or path.
-        commit_timestamp_nsecs: When it was committed, by the writer's clock; None for a
-            checkpoint that does not say.
+        ours: Whether holdfast wrote it.
     """
 
     def __init__(
         self,
         step: int,
         path: str,
-        commit_timestamp_nsecs: int | None,
+        commit_timestamp_nsecs: int | Unread | None,
         read_metrics: Callable[[], Mapping[str, Any] | None],
+        look: Callable[[CheckpointMetadata], None],
         *,
         ours: bool = True,
     ) -> None:
         self.step = step
         self.path = path
-        self.commit_timestamp_nsecs = commit_timestamp_nsecs
         self.ours = ours
+        self._committed_ns = commit_timestamp_nsecs
+        self._look = look
         self._read_metrics = read_metrics
         self._metrics: Mapping[str, Any] | None = None
         self._metrics_known = False
+
+    @property
+    def hinted(self) -> bool:
+        """Whether only a hint says that it is committed: its record was not read yet."""
+        return self._committed_ns is UNREAD
+
+    def confirm(self, committed_ns: int | None) -> None:
+        """Takes in what the record says."""
+        self._committed_ns = committed_ns
+
+    @property
+    def commit_timestamp_nsecs(self) -> int | None:
+        """When it was committed, by the writer's clock; read when first asked for.
+
+        None for a checkpoint that does not say, or is gone.
+        """
+        if self._committed_ns is UNREAD:
+            self._look(self)
+        return None if self._committed_ns is UNREAD else self._committed_ns
 
     @property
     def metrics(self) -> Mapping[str, Any] | None:
@@ -85,8 +115,7 @@ class CheckpointMetadata:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, CheckpointMetadata):
             return NotImplemented
-        mine = (self.step, self.path, self.commit_timestamp_nsecs)
-        return mine == (other.step, other.path, other.commit_timestamp_nsecs)
+        return (self.step, self.path) == (other.step, other.path)
 
     def __hash__(self) -> int:
         return hash((self.step, self.path))

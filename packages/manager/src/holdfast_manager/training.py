@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Mapping, Sequence
@@ -211,7 +212,7 @@ class Checkpointer:
         with self._save_lock:
             self._check_open()
             self._raise_earlier_failure()
-            if number in self._steps and not overwrite:
+            if not overwrite and self._is_committed(number):
                 raise StepAlreadyExistsError(number, self.directory)
             reason = "" if force else self._reason_to_skip(number, overwrite=overwrite)
             if reason:
@@ -335,6 +336,7 @@ class Checkpointer:
         )
         with self._steps_lock:
             self._steps[step] = self._run.describe(step, record.committed_ns)
+        await self._run.note_commit(step)
         self._housekeeping = AsyncResponse(
             self._keep_house(self._housekeeping), what=f"removing old steps of {self.directory}"
         )
@@ -349,18 +351,43 @@ class Checkpointer:
             if not self._swept:
                 self._swept = True
                 await self._run.sweep()
+                await self._run.repair_hints()
         except Exception:  # noqa: BLE001 - the steps are safe; what is left is collected next time
             _log.warning("could not remove old steps of %s", self.directory, exc_info=True)
 
     async def _collect(self) -> None:
-        checkpoints = list(self.checkpoints)
-        keep = self._preservation.should_preserve(checkpoints)
-        for entry, kept in list(zip(checkpoints, keep, strict=True))[:-1]:
-            if kept or not entry.ours:
-                continue
-            with self._steps_lock:
-                self._steps.pop(entry.step, None)
-            await self._run.remove(entry.step)
+        while True:
+            checkpoints = list(self.checkpoints)
+            # Outside the loop, for a policy may read metrics.
+            keep = await asyncio.to_thread(self._preservation.should_preserve, checkpoints)
+            decided = list(zip(checkpoints, keep, strict=True))[:-1]
+            surplus = [entry for entry, kept in decided if not kept and entry.ours]
+            if not surplus:
+                return
+            # A step that is not there must not be kept in place of one that is.
+            if all([await self._confirm(entry) for entry, kept in decided if kept]):
+                break
+        for entry in surplus:
+            self._drop(entry)
+            if await self._confirm(entry):
+                await self._run.remove(entry.step)
+
+    def _drop(self, entry: CheckpointMetadata) -> None:
+        with self._steps_lock:
+            if self._steps.get(entry.step) is entry:
+                del self._steps[entry.step]
+
+    async def _confirm(self, entry: CheckpointMetadata) -> bool:
+        """Whether a listed step is committed; if only a stale hint said so, both go."""
+        if await self._run.is_committed(entry):
+            return True
+        self._drop(entry)
+        await self._run.note_absence(entry.step)
+        return False
+
+    def _is_committed(self, step: int) -> bool:
+        entry = self._steps.get(step)
+        return entry is not None and get_loop().run(self._confirm(entry))
 
     def _resolve(self, step: SupportsIndex | CheckpointMetadata | None) -> int:
         number = None if step is None else _step_of(step)
@@ -369,12 +396,14 @@ class Checkpointer:
             return latest.step
         if number is None or number not in self._steps:
             self.reload()  # another process may have committed since
-        latest = self.latest
-        found = number if number is not None else (latest.step if latest else None)
-        if found is None or found not in self._steps:
+        found = self.latest if number is None else self._steps.get(number)
+        if found is not None and not get_loop().run(self._run.is_committed(found)):
+            self._drop(found)
+            found = None
+        if found is None:
             known = [entry.step for entry in self.checkpoints]
             raise StepNotFoundError(number, self.directory, known)
-        return found
+        return found.step
 
     def _wait_for_save(self) -> None:
         if self._current is not None:

@@ -189,11 +189,19 @@ class StorageBackend(abc.ABC):
         """Aborts unfinished multipart uploads older than `older_than` seconds; says how many."""
         return 0
 
-    async def settle(self, parent: str) -> None:  # noqa: B027 - an honest default
+    async def settle(self, parent: str, listing: Listing) -> bool:
         """Publishes what a killed writer decided one level below `parent` and did not publish.
 
         For stores where these are two steps. A process that may not write leaves it undone.
+
+        Args:
+            parent: A prefix.
+            listing: What `children` says of it.
+
+        Returns:
+            Whether anything may have been published, so that the listing is an old one.
         """
+        return False
 
     async def release(self) -> None:  # noqa: B027 - an honest default
         """Releases the running event loop's connections; other loops keep theirs.

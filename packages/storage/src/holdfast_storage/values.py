@@ -87,11 +87,14 @@ class IoHints:
         target_file_bytes: Size at which a writer starts the next data file.
         max_concurrency: Requests worth having under way at once.
         coalesce_bytes: Reads closer than this are cheaper as one.
+        round_trips: Each request crosses a network: a run keeps hints of its committed
+            steps, so that opening it does not ask for each of them.
     """
 
     target_file_bytes: int
     max_concurrency: int
     coalesce_bytes: int
+    round_trips: bool = False
 
 
 @dataclass(frozen=True, slots=True)

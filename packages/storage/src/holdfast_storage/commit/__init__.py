@@ -3,6 +3,7 @@
 from holdfast_storage.commit.copying import copy_checkpoint
 from holdfast_storage.commit.decided import DecidedRenameCommit
 from holdfast_storage.commit.heartbeat import heartbeat
+from holdfast_storage.commit.hints import list_hints, remove_hint, write_hint
 from holdfast_storage.commit.occupancy import Occupant, occupant
 from holdfast_storage.commit.opening import (
     CommittedArea,
@@ -13,6 +14,7 @@ from holdfast_storage.commit.opening import (
     list_committed,
     open_committed,
     open_plain,
+    read_records,
     reading,
     verify,
 )
@@ -43,11 +45,15 @@ __all__ = [
     "copy_checkpoint",
     "heartbeat",
     "list_committed",
+    "list_hints",
     "occupant",
     "open_committed",
     "open_plain",
     "read_record",
+    "read_records",
     "reading",
+    "remove_hint",
     "verify",
     "write_attempt",
+    "write_hint",
 ]

@@ -25,7 +25,7 @@ from holdfast_storage.commit.pointer import PointerCommit
 from holdfast_storage.commit.record import StoredRecord, read_record, read_record_at
 from holdfast_storage.commit.shield import carry_through
 from holdfast_storage.commit.strategy import SweepReport, Transaction
-from holdfast_storage.values import IfAbsent
+from holdfast_storage.values import IfAbsent, Listing
 
 _log = logging.getLogger(__name__)
 
@@ -234,9 +234,9 @@ class DecidedRenameCommit(PointerCommit):
             self._backend, self._fence, self._grace_s, self._fence_hidden, self._settle
         ).run(parent, older_than=older_than)
 
-    async def settle(self, parent: str) -> None:
+    async def settle(self, parent: str, listing: Listing) -> bool:
         """Publishes what is decided one level below `parent`; see `StorageBackend.settle`."""
-        listing = await self._backend.children(parent)
+        published = False
         objects = {info.key for info in listing.objects}
         for prefix in listing.prefixes:
             found = layout.parse_hidden(keys.leaf(prefix))
@@ -245,10 +245,12 @@ class DecidedRenameCommit(PointerCommit):
             final = keys.join(parent, found.leaf)
             if layout.decision(final) not in objects:
                 continue
+            published = True
             try:
                 await self._settle(final, found.attempt)
             except errors.StorageError:
                 _log.warning("%s is decided and cannot be published", final, exc_info=True)
+        return published
 
     async def _settle(self, final: str, attempt: str) -> str:
         """What became of a hidden attempt: `published` (now or before), `dead`, or `open`."""

@@ -278,7 +278,13 @@ class CommittedListing:
 async def list_committed(backend: StorageBackend, parent: str) -> CommittedListing:
     """Lists what is committed one level below `parent`: one listing, one read per folder."""
     listing = await backend.children(parent)
-    finals = [p for p in listing.prefixes if not keys.leaf(p).startswith(".")]
+    return await read_records(
+        backend, [p for p in listing.prefixes if not keys.leaf(p).startswith(".")]
+    )
+
+
+async def read_records(backend: StorageBackend, finals: Sequence[str]) -> CommittedListing:
+    """Says which of `finals` are committed: one read for each."""
     limit = asyncio.Semaphore(_AT_ONCE)
 
     async def read(final: str) -> StoredRecord | errors.RecordUnreadableError:

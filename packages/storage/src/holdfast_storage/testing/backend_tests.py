@@ -34,9 +34,12 @@ class StorageBackendTests:
     Attributes:
         bad_weather: Replies get lost on the way. A condition that did not hold may then be
             told as an unknown outcome, and a put that was repeated makes two versions.
+        backslash_divides: The store takes a backslash for a slash. No name that holdfast
+            writes has one: item names with it are refused, arrays are escaped.
     """
 
     bad_weather = False
+    backslash_divides = False
 
     @property
     def lost(self) -> tuple[type[errors.StorageError], ...]:
@@ -117,7 +120,9 @@ class StorageBackendTests:
         await asyncio.gather(write(), read(), read())
 
     async def test_odd_but_legal_keys_work(self, backend: StorageBackend) -> None:
-        odd = ["ключ/日本", "a b", "a'b\"c", "#?%41", "x" * 200, ".hidden", "a/.b", "~", "a\\b"]
+        odd = ["ключ/日本", "a b", "a'b\"c", "#?%41", "x" * 200, ".hidden", "a/.b", "~"]
+        if not self.backslash_divides:
+            odd.append("a\\b")
         for key in odd:
             await backend.put(key, key.encode())
         for key in odd:

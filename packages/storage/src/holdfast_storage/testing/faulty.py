@@ -117,6 +117,12 @@ class FaultyBackend(StorageBackend):
             "get", key, lambda: self._inner.get(key, byte_range=byte_range), mutates=False
         )
 
+    async def read(self, key: str) -> tuple[ObjectInfo, bytes]:
+        """See `StorageBackend.read`: one call where it is one request, else several."""
+        if type(self._inner).read is StorageBackend.read:
+            return await super().read(key)
+        return await self._numbered("read", key, lambda: self._inner.read(key), mutates=False)
+
     async def put(
         self,
         key: str,
@@ -173,10 +179,10 @@ class FaultyBackend(StorageBackend):
             "abort", prefix, lambda: self._inner.abort_uploads(prefix, older_than=older_than)
         )
 
-    async def settle(self, parent: str) -> None:
+    async def settle(self, parent: str, listing: Listing) -> bool:
         """See `StorageBackend.settle`."""
         self._still_alive()
-        await self._inner.settle(parent)
+        return await self._inner.settle(parent, listing)
 
     def kv_target(self, prefix: str) -> KvTarget:
         """See `StorageBackend.kv_target`."""

@@ -184,12 +184,13 @@ class TableBackend(StorageBackend):
         moved |= {keys.join(first, keys.relative(k, second)): self.objects.pop(k) for k in two}
         self.objects |= moved
 
-    async def settle(self, parent: str) -> None:
+    async def settle(self, parent: str, listing: Listing) -> bool:
         """See `StorageBackend.settle`."""
-        from holdfast_storage.commit import DecidedRenameCommit
+        if not self._decided:
+            return False
+        from holdfast_storage.commit.decided import DecidedRenameCommit
 
-        if self._decided:
-            await DecidedRenameCommit(self).settle(parent)
+        return await DecidedRenameCommit(self).settle(parent, listing)
 
     def kv_target(self, prefix: str) -> KvTarget:
         """See `StorageBackend.kv_target`. Nothing reaches a dictionary from outside."""
