@@ -16,9 +16,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from integration.benchmarks import measure
+from integration.benchmarks import measure, stores
 
 _VERSIONS = ("holdfast", "orbax-checkpoint", "jax", "tensorstore", "numpy")
+_MEASUREMENTS = measure.MEASUREMENTS | {"store": stores.object_store}
 _NOTES = (
     "Medians over the counted repetitions, contenders taking turns. A save ends when it is durable "
     "as far as the contender goes: holdfast syncs every file, the folders and the rename; Orbax "
@@ -31,7 +32,7 @@ _NOTES = (
 def main() -> None:
     """Measures, prints and perhaps stores."""
     parser = argparse.ArgumentParser(prog="python -m integration.benchmarks")
-    known = ",".join(measure.MEASUREMENTS)
+    known = ",".join(_MEASUREMENTS)
     parser.add_argument("--workload", default=known, help=f"comma-separated; default {known}")
     parser.add_argument("--repetitions", type=int, default=7, help="counted, after one dropped")
     parser.add_argument("--folder", type=Path, help="on the disk to measure; default: temporary")
@@ -40,7 +41,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     names = chosen.workload.split(",")
-    unknown = set(names) - measure.MEASUREMENTS.keys()
+    unknown = set(names) - _MEASUREMENTS.keys()
     if unknown:
         parser.error(f"unknown workload {sorted(unknown)}; known are {known}")
     machine = {
@@ -54,7 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
         for name in names:
             with progress.status(f"measuring {name}"):
-                found = measure.MEASUREMENTS[name](Path(folder), chosen.repetitions)
+                found = _MEASUREMENTS[name](Path(folder), chosen.repetitions)
             out.print(table(found))
             figures += found
             if chosen.json:
