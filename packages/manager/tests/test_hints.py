@@ -181,16 +181,16 @@ def test_a_damaged_newest_step_is_left_out_and_named(storage, caplog):
     assert "/2 is left out" in caplog.text
 
 
-def test_a_step_deleted_by_the_function_loses_its_hint_first(storage):
+def test_a_removed_step_loses_its_hint_before_it_is_uncommitted(storage):
     save(storage, 1, 2)
 
-    async def delete(faults):
+    async def remove(faults):
         view = FaultyBackend(storage.plain, faults)
         view.hints = dataclasses.replace(view.hints, round_trips=True)
         await RunDirectory(view).remove(2)
 
     with pytest.raises(SimulatedCrash):
-        storage.run(delete({2: Fault.CRASH}))
+        storage.run(remove({2: Fault.CRASH}))
     assert storage.hints() == [1]
     with training.Checkpointer(storage.url) as checkpointer:
         assert steps(checkpointer) == [1, 2]  # found by its record

@@ -132,9 +132,20 @@ class StorageBackend(abc.ABC):
     def walk(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """Yields every object below `prefix`, at any depth, in no promised order."""
 
-    @abc.abstractmethod
     async def children(self, prefix: str) -> Listing:
-        """Returns one level below `prefix`; empty if there is nothing."""
+        """Returns one level below `prefix`; empty if there is nothing.
+
+        A store that lists one level without walking those below it overrides this.
+        """
+        prefixes: set[str] = set()
+        objects = []
+        async for info in self.walk(prefix):
+            head, slash, _ = keys.relative(info.key, prefix).partition("/")
+            if slash:
+                prefixes.add(keys.join(prefix, head))
+            else:
+                objects.append(info)
+        return Listing(tuple(sorted(prefixes)), tuple(sorted(objects, key=lambda o: o.key)))
 
     @abc.abstractmethod
     def kv_target(self, prefix: str) -> KvTarget:

@@ -31,7 +31,6 @@ from holdfast_storage.values import (
     IfVersion,
     IoHints,
     KvTarget,
-    Listing,
     ObjectInfo,
     ObjectVersion,
     Precondition,
@@ -290,18 +289,6 @@ class MemoryBackend(StorageBackend):
                 except errors.ObjectNotFoundError:
                     continue
                 yield info
-
-    async def children(self, prefix: str) -> Listing:
-        """See `StorageBackend.children`."""
-        prefixes: set[str] = set()
-        objects = []
-        async for info in self.walk(prefix):
-            head, slash, _ = keys.relative(info.key, prefix).partition("/")
-            if slash:
-                prefixes.add(keys.join(prefix, head))
-            else:
-                objects.append(info)
-        return Listing(tuple(sorted(prefixes)), tuple(sorted(objects, key=lambda o: o.key)))
 
     def kv_target(self, prefix: str) -> KvTarget:
         """See `StorageBackend.kv_target`."""

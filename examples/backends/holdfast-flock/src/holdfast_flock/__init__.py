@@ -16,7 +16,6 @@ from holdfast_storage import (
     InvalidURLError,
     IoHints,
     KvTarget,
-    Listing,
     ObjectExistsError,
     ObjectInfo,
     ObjectNotFoundError,
@@ -149,16 +148,6 @@ class FlockBackend(StorageBackend):
             for name in names:
                 with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                     yield self._info(Path(folder) / name)
-
-    async def children(self, prefix):
-        prefixes, objects = set(), []
-        async for info in self.walk(prefix):
-            head, slash, _ = keys.relative(info.key, prefix).partition("/")
-            if slash:
-                prefixes.add(keys.join(prefix, head))
-            else:
-                objects.append(info)
-        return Listing(tuple(sorted(prefixes)), tuple(sorted(objects, key=lambda one: one.key)))
 
     # --- arrays and commits --------------------------------------------------------------
 

@@ -34,8 +34,8 @@ class StorageBackendTests:
     Attributes:
         bad_weather: Replies get lost on the way. A condition that did not hold may then be
             told as an unknown outcome, and a put that was repeated makes two versions.
-        backslash_divides: The store takes a backslash for a slash. No name that holdfast
-            writes has one: item names with it are refused, arrays are escaped.
+        backslash_divides: The store takes a backslash for a slash: known of one server, whose
+            documentation must say so. Item names with a backslash are refused everywhere.
     """
 
     bad_weather = False
