@@ -265,6 +265,11 @@ def run_self(arguments: list[str], *, expect: int) -> None:
     console.print(f"  [dim]$ python examples/train.py {shlex.join(arguments)}[/]")
     sys.stdout.flush()
     ended = subprocess.run([sys.executable, __file__, *arguments], check=False).returncode
+    if expect == 0 and ended == -signal.SIGKILL:  # it began anew, and killed itself once more
+        raise SystemExit(
+            "no checkpoint of the killed run outlived its process: this storage is good for "
+            "tests; choose another with --url or HOLDFAST_ROOT"
+        )
     if ended != expect:
         raise SystemExit(f"that process ended with {ended}, not with {expect}")
 

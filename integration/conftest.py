@@ -114,3 +114,20 @@ def object_store(
     for name, value in found.env.items():
         monkeypatch.setenv(name, value)
     return found
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints what became of every kill and fault, as the rows that docs/backends/shown.md has."""
+    rows = {
+        value
+        for report in terminalreporter.getreports("passed")
+        for name, value in report.user_properties
+        if name == "outcome"
+    }
+    if rows:
+        terminalreporter.section("outcomes")
+        terminalreporter.write_line(
+            "| storage | what happened | times | outcome |\n|---|---|---|---|"
+        )
+        for row in sorted(rows):
+            terminalreporter.write_line(f"| {row} |")

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from integration.benchmarks import workloads
 from integration.benchmarks.measure import Figure, timed
 from integration.servers import s3
 
 CONCURRENCY = 32
 PART_BYTES = 16 << 20
-TOTAL_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def _holdfast(server: s3.S3Server) -> _Contender:
 
 
 def _pieces(tree: Any) -> list[memoryview]:
-    whole = [memoryview(leaf).cast("B") for leaf in tree.values()]
+    whole = [memoryview(np.asarray(leaf)).cast("B") for leaf in tree.values()]
     return [one[at : at + PART_BYTES] for one in whole for at in range(0, len(one), PART_BYTES)]
 
 
@@ -72,7 +72,7 @@ def _boto3(server: s3.S3Server) -> _Contender:
 
     def save(url: str, tree: Any) -> None:
         def one(name: str) -> None:
-            source = io.BytesIO(memoryview(tree[name]).cast("B"))
+            source = io.BytesIO(memoryview(np.asarray(tree[name])).cast("B"))
             client.upload_fileobj(source, *place(url, name), Config=config)
 
         with ThreadPoolExecutor(leaves_at_once) as pool:
@@ -130,12 +130,17 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 
 
 def object_store(folder: Path, repetitions: int) -> list[Figure]:
-    """Save and load 256 MiB in 16 leaves on SeaweedFS if it is installed, else on ministack."""
-    del folder  # the server has one of its own
-    rng = np.random.default_rng(0)
-    each = TOTAL_BYTES // 16
-    tree = {f"w{n}": np.frombuffer(rng.bytes(each), np.float32) for n in range(16)}
-    started = s3.seaweedfs if s3.has_seaweedfs() else s3.ministack
+    """Save and load `big` on ministack and, where it is installed, on SeaweedFS."""
+    del folder  # the servers have their own
+    started = [s3.ministack, *([s3.seaweedfs] if s3.has_seaweedfs() else [])]
+    return [figure for one in started for figure in _on(one, repetitions)]
+
+
+def _on(started: Callable[[], Any], repetitions: int) -> list[Figure]:
+    """The contenders in turn on one server, the first turn dropped."""
+    tree = workloads.big()
+    for leaf in tree.values():
+        np.asarray(leaf)  # on the host before anyone is timed
     seen: dict[tuple[str, str], list[float]] = {}
     with started() as server, _environment(server.variables | {"AWS_REGION": "us-east-1"}):
         bucket = server.make_bucket(f"bench-{uuid.uuid4().hex[:8]}")
@@ -148,10 +153,8 @@ def object_store(folder: Path, repetitions: int) -> list[Figure]:
                     "save": timed(lambda o=one, u=url: o.save(u, tree)),
                     "load": timed(lambda o=one, u=url: o.load(u, tree)),
                 }
-                if turn:
-                    for what, value in seconds.items():
-                        key = (f"{what} 256 MiB on {server.name}", one.name)
-                        seen.setdefault(key, []).append(value)
+                for what, value in seconds.items() if turn else ():
+                    seen.setdefault((f"{what} big on {server.name}", one.name), []).append(value)
                 _empty(server, bucket)
     return [Figure(what, name, "s", values) for (what, name), values in seen.items()]
 

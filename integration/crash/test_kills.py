@@ -20,12 +20,14 @@ def live_and_die(zygote, mode, place, log, life):
     return [int(line) for line in said.split() if line != "ready"]
 
 
-def test_no_acknowledged_step_is_lost_and_no_other_is_torn(zygote, tmp_path, assert_whole, left_in):
+def test_no_acknowledged_step_is_lost_and_no_other_is_torn(
+    zygote, tmp_path, assert_whole, left_in, record_property
+):
     random.seed(20261124)
     run, log = tmp_path / "run", tmp_path / "log"
     lives = sorted(random.uniform(0, LONGEST_LIFE_S) for _ in range(KILLS))
     random.shuffle(lives)
-    before = -1
+    before, silent = -1, 0
     for life in lives:
         acknowledged = live_and_die(zygote, "steps", run, log, life)
         with hf.training.Checkpointer(run) as opened:
@@ -34,6 +36,7 @@ def test_no_acknowledged_step_is_lost_and_no_other_is_torn(zygote, tmp_path, ass
             least = max([before, *acknowledged])
             newest = steps[-1] if steps else -1
             assert least <= newest <= least + 1
+            silent += newest > least
             before = newest
             for step in steps:
                 assert_whole(opened.load(step), step)
@@ -44,14 +47,16 @@ def test_no_acknowledged_step_is_lost_and_no_other_is_torn(zygote, tmp_path, ass
     for entry in left_in(run):
         assert entry.isdecimal(), entry
         assert hf.verify(run / entry).ok
+    told = f"{len(acknowledged)} acknowledged and {silent} more committed; none lost, none torn"
+    record_property("outcome", f"local | kill -9 of a run that saves steps | {KILLS} | {told}")
 
 
 def test_an_overwritten_checkpoint_is_always_the_old_or_the_new(
-    zygote, tmp_path, assert_whole, left_in, sweep
+    zygote, tmp_path, assert_whole, left_in, sweep, record_property
 ):
     random.seed(20261125)
     place, log = tmp_path / "checkpoint", tmp_path / "log"
-    before = -1
+    before, silent = -1, 0
     for _ in range(KILLS):
         acknowledged = live_and_die(
             zygote, "overwrites", place, log, random.uniform(0, LONGEST_LIFE_S)
@@ -62,6 +67,7 @@ def test_an_overwritten_checkpoint_is_always_the_old_or_the_new(
             continue
         found = hf.load(place)
         assert least <= found["number"] <= least + 1
+        silent += found["number"] > least
         before = found["number"]
         assert_whole(found, found["number"])
         assert hf.verify(place).ok
@@ -70,3 +76,5 @@ def test_an_overwritten_checkpoint_is_always_the_old_or_the_new(
     left = [name for name in left_in(tmp_path) if ".displaced-" not in name]
     assert left == ["checkpoint", "log"]
     assert_whole(hf.load(place), hf.load(place)["number"])
+    told = f"{len(acknowledged)} acknowledged and {silent} more committed; always one of the two"
+    record_property("outcome", f"local | kill -9 of a run that overwrites | {KILLS} | {told}")

@@ -1,12 +1,11 @@
 """Backends on our server, and what may stand between the two."""
 
 import contextlib
-import http.server
-import threading
 
 import pytest
 
 from holdfast_gcs import GcsBackend, detection
+from integration.servers.answering import answering as always
 from integration.servers.proxy import running_proxy
 
 
@@ -58,34 +57,4 @@ def hierarchical(gcs, bucket_name):
 def answering():
     """Starts servers that give every request the same answer."""
     with contextlib.ExitStack() as servers:
-        yield lambda status, body, headers=(): servers.enter_context(_server(status, body, headers))
-
-
-@contextlib.contextmanager
-def _server(status, body, headers):
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def answer(self):
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            self.send_response(status)
-            for name, value in headers:
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_GET = do_PUT = do_POST = do_DELETE = answer  # noqa: N815
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
+        yield lambda status, body, headers=(): servers.enter_context(always(status, body, headers))

@@ -2,26 +2,11 @@
 
 import pytest
 
-from holdfast_gcs import GcsBackend, detection
+from holdfast_gcs import GcsBackend
 from holdfast_storage import errors
 from holdfast_storage.commit import DecidedRenameCommit, PointerCommit
 from holdfast_storage.testing.backend_tests import keys_below
 from holdfast_storage.testing.history import History
-
-
-@pytest.fixture
-async def opened(gcs):
-    """Opens backends, and closes them after the test."""
-    detection._answers.clear()
-    made = []
-
-    def make(bucket, **options):
-        made.append(GcsBackend(f"gs://{bucket}/run", {"endpoint_url": gcs.url} | options))
-        return made[-1]
-
-    yield make
-    for backend in made:
-        await backend.aclose()
 
 
 async def test_a_missing_bucket_is_no_absent_object(opened):
@@ -116,3 +101,12 @@ async def test_one_write_a_second_to_an_object_is_waited_for(gcs, bucket_name, o
 def test_a_setting_that_cannot_be_honoured_is_refused(options, told):
     with pytest.raises(errors.InvalidURLError, match=told):
         GcsBackend("gs://bucket/run", options)
+
+
+@pytest.mark.parametrize("bucket", ["folders", "o.b", "renameto"])
+async def test_a_bucket_may_be_called_like_a_part_of_the_api(gcs, opened, bucket):
+    backend = opened(gcs.make_bucket(bucket, hierarchical=True))
+    history = History("folders/o/7")
+    await history.save(backend, "A")
+    await history.overwrite(backend, "B")
+    assert await history.committed(backend) == "B"

@@ -1,20 +1,21 @@
 """What a user is told when something is wrong, and what is then true."""
 
-import asyncio
-import contextlib
-import http.server
 import socket
-import threading
 
 import pytest
 
 from holdfast_s3 import S3Backend, probe
 from holdfast_storage import errors
-from holdfast_storage.commit import open_committed, read_record
-from holdfast_storage.commit.pointer import PointerCommit
-from holdfast_storage.testing.history import files_of
+from holdfast_storage.commit import read_record
 from holdfast_storage.values import IfAbsent, IfVersion
+from integration.servers.answering import answering
 from integration.servers.processes import free_port
+
+
+@pytest.fixture(autouse=True)
+def ask_again():
+    """Each test probes anew."""
+    probe._answers.clear()
 
 
 @pytest.fixture
@@ -29,15 +30,6 @@ async def opened():
     yield make
     for backend in made:
         await backend.aclose()
-
-
-async def save(backend, final, label, *, replace=False):
-    strategy = PointerCommit(backend, grace_s=0.0)
-    txn = await strategy.begin(final)
-    area = strategy.area(txn)
-    for name, data in files_of(label).items():
-        await area.put(name, data)
-    return await strategy.commit(txn, await strategy.seal(txn, area), replace=replace)
 
 
 # --- what is configured wrong ----------------------------------------------------------------
@@ -92,37 +84,6 @@ async def test_a_wrong_key_is_a_matter_of_permission(rclone, bucket_name, opened
     with pytest.raises(errors.StoragePermissionError, match=r"signed=by WRON…") as caught:
         await backend.put("k", b"")
     assert isinstance(caught.value, PermissionError)
-
-
-@contextlib.contextmanager
-def answering(status, body, headers=()):
-    """A server that gives every request the same answer."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def answer(self):
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            self.send_response(status)
-            for name, value in headers:
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        do_GET = do_PUT = do_POST = do_DELETE = answer  # noqa: N815
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def said(code, message):
@@ -287,106 +248,3 @@ async def test_a_sweep_aborts_what_a_killed_upload_left(ministack, bucket_name, 
     assert await backend.abort_uploads("", older_than=0) == 1
     left = client.list_multipart_uploads(Bucket=bucket_name)["Uploads"]
     assert [upload["Key"] for upload in left] == ["runner/d"]
-
-
-@pytest.mark.parametrize("action", ["status", "drop", "drop_after", "truncate"])
-@pytest.mark.parametrize("replace", [False, True], ids=["save", "overwrite"])
-async def test_a_fault_at_any_request_of_a_save_costs_nothing(
-    ministack, proxied, bucket_name, opened, action, replace
-):
-    """Each request of a save in turn meets the fault once; the save succeeds all the same."""
-    ministack.make_bucket(bucket_name)
-    plain = opened(ministack, bucket_name)
-    faulty = opened(ministack, bucket_name, endpoint_url=proxied.url)
-    await faulty.commit_strategy()
-    number, asked = 0, 1
-    while number < asked:
-        number += 1
-        final = f"{number}"
-        if replace:
-            await save(plain, final, "old")
-        proxied.clear()
-        proxied.add(action, nth=number)
-        await save(faulty, final, "new", replace=replace)
-        asked = len(proxied.requests)
-        area = await open_committed(plain, final)
-        assert {name: await area.get(name) for name in files_of("new")} == files_of("new")
-    assert number > 10
-
-
-@pytest.mark.parametrize("replace", [False, True], ids=["save", "overwrite"])
-async def test_a_store_that_fails_from_any_request_on_keeps_the_old_one(
-    ministack, proxied, bucket_name, opened, replace
-):
-    """The store goes away at each request in turn and comes back after the save gave up."""
-    ministack.make_bucket(bucket_name)
-    plain = opened(ministack, bucket_name)
-    faulty = opened(ministack, bucket_name, endpoint_url=proxied.url, max_attempts=1)
-    await faulty.commit_strategy()
-    number, outcomes = 0, set()
-    while True:
-        number += 1
-        final = f"{number}"
-        if replace:
-            await save(plain, final, "old")
-        proxied.clear()
-        rule = proxied.add("drop", times=0)
-        rule._seen, rule.nth = 0, 0
-        rule.applies = counted(number)
-        try:
-            strategy = PointerCommit(faulty, grace_s=0.0, decision_deadline_s=0.2, pause_s=0.01)
-            txn = await strategy.begin(final)
-            area = strategy.area(txn)
-            for name, data in files_of("new").items():
-                await area.put(name, data)
-            await strategy.commit(txn, await strategy.seal(txn, area), replace=replace)
-        except errors.StorageError as error:
-            outcomes.add(type(error).__name__)
-        else:
-            break
-        stored = await read_record(plain, final)
-        assert stored.committed is replace
-        await PointerCommit(plain, grace_s=0.0).sweep("", older_than=0.0)
-        left = [i.key async for i in plain.walk(final) if "attempt-" in i.key]
-        assert all(str(stored.attempt) in key for key in left), left
-    assert "CommitUnknownError" in outcomes
-    assert number > 10
-
-
-def counted(number):
-    """Every request from the given one on."""
-    seen = 0
-
-    def applies(_line):
-        nonlocal seen
-        seen += 1
-        return seen >= number
-
-    return applies
-
-
-async def test_of_two_writers_one_is_told_who_won(ministack, bucket_name, opened):
-    ministack.make_bucket(bucket_name)
-    one, two = opened(ministack, bucket_name), opened(ministack, bucket_name)
-    found = await asyncio.gather(
-        save(one, "7", "one"), save(two, "7", "two"), return_exceptions=True
-    )
-    winners = [record for record in found if not isinstance(record, Exception)]
-    losers = [error for error in found if isinstance(error, errors.CommitConflictError)]
-    assert len(winners) == len(losers) == 1
-    assert winners[0].attempt in str(losers[0])
-
-
-async def test_a_prefix_that_is_an_object_is_foreign(ministack, bucket_name, opened):
-    ministack.make_bucket(bucket_name)
-    backend = opened(ministack, bucket_name)
-    await backend.put("7", b"an object")
-    with pytest.raises(errors.DestinationOccupiedError):
-        await save(backend, "7", "new")
-    assert await backend.get("7") == b"an object"
-
-
-@pytest.fixture(autouse=True)
-def ask_again():
-    """Each test probes anew."""
-    probe._answers.clear()

@@ -427,7 +427,8 @@ class GcsServer:
         """The long-running rename: its effect is one step."""
         bucket = self._hierarchical(request)
         found = re.fullmatch(
-            r".*/folders/([^/]+)/renameTo/folders/([^/?]+)", request.raw_path.partition("?")[0]
+            r".*?/b/[^/]+/folders/([^/]+)/renameTo/folders/([^/]+)",
+            request.raw_path.partition("?")[0],
         )
         assert found is not None
         source, target = (urllib.parse.unquote(part).rstrip("/") + "/" for part in found.groups())
@@ -541,8 +542,11 @@ class GcsServer:
 
 
 def _name(request: web.Request, after: str) -> str:
-    """The percent-encoded rest of the path."""
-    return urllib.parse.unquote(request.raw_path.partition("?")[0].partition(f"/{after}/")[2])
+    """What is named after the bucket, which itself may be called "folders" or "o"."""
+    path = request.raw_path.partition("?")[0]
+    found = re.search(rf"/b/[^/]+/{after}/(.+)$", path)
+    assert found is not None
+    return urllib.parse.unquote(found[1])
 
 
 def _cut(request: web.Request) -> web.Response:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -82,12 +82,19 @@ def _program(name: str) -> str:
 
 
 @contextlib.contextmanager
-def ministack() -> Iterator[S3Server]:
-    """Pure Python, objects in memory; every condition is honoured."""
-    port = free_port()
+def ministack(port: int = 0, folder: Path | None = None) -> Iterator[S3Server]:
+    """Pure Python, objects in memory or in a folder; every condition is honoured."""
+    port = port or free_port()
     env = {"BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(port)}
-    with server([_program("ministack")], lambda: listens(port), env) as process:
-        yield S3Server("ministack", f"http://127.0.0.1:{port}", pid=process.pid)
+    if folder is not None:
+        env |= {"S3_PERSIST": "1", "S3_DATA_DIR": str(folder)}
+    found = S3Server("ministack", f"http://127.0.0.1:{port}")
+
+    def ready() -> bool:  # it accepts connections before it answers
+        return listens(port) and found.client().list_buckets() is not None
+
+    with server([_program("ministack")], ready, env) as process:
+        yield replace(found, pid=process.pid)
 
 
 @contextlib.contextmanager
@@ -120,31 +127,34 @@ def has_seaweedfs() -> bool:
     return (Path(sys.executable).parent / "weed").exists()
 
 
+SEAWEEDFS_PORTS = 8
+"""How many it listens on."""
+
+
 @contextlib.contextmanager
-def seaweedfs() -> Iterator[S3Server]:
+def seaweedfs(ports: Sequence[int] = (), folder: Path | None = None) -> Iterator[S3Server]:
     """A real object store, checked signatures included; one instance per machine."""
-    port = free_port()
-    found = S3Server("seaweedfs", f"http://127.0.0.1:{port}", strict_auth=True)
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "s3.json"
-        actions = ["Admin", "Read", "Write", "List", "Tagging"]
-        credentials = [{"accessKey": found.key, "secretKey": found.secret}]
-        identity = {"name": "test", "credentials": credentials, "actions": actions}
-        config.write_text(json.dumps({"identities": [identity]}))
+    chosen = list(ports) or [free_port() for _ in range(SEAWEEDFS_PORTS)]
+    found = S3Server("seaweedfs", f"http://127.0.0.1:{chosen[0]}", strict_auth=True)
+    with contextlib.ExitStack() as stack:
+        where = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        where.mkdir(exist_ok=True)
+        _let_in(found, where / "s3.json")
         # Not told, it takes 10,000 above the other port, which may be no port at all.
-        internals = {part: free_port() for part in ("master", "volume", "filer", "s3")}
+        internals = dict(zip(("master", "volume", "filer", "s3"), chosen[4:], strict=True))
         command = [
-            _program("weed"), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-            f"-master.port={free_port()}", f"-volume.port={free_port()}",
-            f"-filer.port={free_port()}", "-master.volumeSizeLimitMB=256", "-volume.max=5000",
-            "-master.volumePreallocate=false", "-s3", f"-s3.port={port}", f"-s3.config={config}",
+            _program("weed"), "server", f"-dir={where}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+            f"-master.port={chosen[1]}", f"-volume.port={chosen[2]}", f"-filer.port={chosen[3]}",
+            "-master.volumeSizeLimitMB=256", "-volume.max=5000",
+            "-master.volumePreallocate=false", "-s3", f"-s3.port={chosen[0]}",
+            f"-s3.config={where}/s3.json",
             "-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0",
-            f"-s3.localSocket={folder}/s3.sock", f"-filer.localSocket={folder}/filer.sock",
+            f"-s3.localSocket={where}/s3.sock", f"-filer.localSocket={where}/filer.sock",
             *(f"-{part}.port.grpc={internal}" for part, internal in internals.items()),
         ]  # fmt: skip
 
         def ready() -> bool:
-            return listens(port) and bool(found.client().list_buckets())
+            return listens(chosen[0]) and found.client().list_buckets() is not None
 
         try:
             with server(command, ready) as process:
@@ -152,3 +162,11 @@ def seaweedfs() -> Iterator[S3Server]:
         finally:
             for part, internal in internals.items():  # it forgets these when it is stopped
                 Path(f"/tmp/seaweedfs-{part}-grpc-{internal}.sock").unlink(missing_ok=True)
+
+
+def _let_in(who: S3Server, config: Path) -> None:
+    """Writes the identities that SeaweedFS checks signatures against."""
+    actions = ["Admin", "Read", "Write", "List", "Tagging"]
+    credentials = [{"accessKey": who.key, "secretKey": who.secret}]
+    identity = {"name": "test", "credentials": credentials, "actions": actions}
+    config.write_text(json.dumps({"identities": [identity]}))

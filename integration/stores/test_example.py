@@ -45,3 +45,10 @@ def test_memory_holds_a_run_for_as_long_as_the_process_lives(tmp_path):
     told = run_example(tmp_path, {}, "--url", "memory://team/mine", "--steps", "20")
     assert told.returncode == 0, told.stdout + told.stderr
     assert "committed" in told.stdout
+
+
+@pytest.mark.slow
+def test_the_story_says_that_memory_does_not_outlive_its_process(tmp_path):
+    told = run_example(tmp_path, {"HOLDFAST_ROOT": "memory://team"})
+    assert told.returncode == 1
+    assert "no checkpoint of the killed run outlived its process" in told.stderr

@@ -52,10 +52,12 @@ def left_in(place):
     return get_loop().run(sweep_and_list())
 
 
-def test_no_acknowledged_step_is_lost_and_no_other_is_torn(zygote, object_store, tmp_path):
+def test_no_acknowledged_step_is_lost_and_no_other_is_torn(
+    zygote, object_store, tmp_path, request, record_property
+):
     random.seed(20261126)
     run, log = f"{object_store.root}/run", tmp_path / "log"
-    before, acknowledged = -1, []
+    before, acknowledged, silent = -1, [], 0
     for _ in range(KILLS):
         acknowledged = live_and_die(zygote, "steps", run, log)
         with hf.training.Checkpointer(run) as opened:
@@ -64,6 +66,7 @@ def test_no_acknowledged_step_is_lost_and_no_other_is_torn(zygote, object_store,
             newest = steps[-1] if steps else -1
             # A worker goes on after what it finds, which a kill may have left unacknowledged.
             assert least <= newest <= least + 1
+            silent += newest > least
             before = newest
             for step in steps:
                 assert_whole(opened.load(step), step)
@@ -75,12 +78,17 @@ def test_no_acknowledged_step_is_lost_and_no_other_is_torn(zygote, object_store,
         assert [e.step for e in last.checkpoints]
         for entry in last.checkpoints:
             assert hf.verify(entry.path).ok
+    kind = request.node.callspec.params["object_store"]
+    told = f"{len(acknowledged)} acknowledged and {silent} more committed; none lost, none torn"
+    record_property("outcome", f"{kind} | kill -9 of a run that saves steps | {KILLS} | {told}")
 
 
-def test_an_overwritten_checkpoint_is_always_the_old_or_the_new(zygote, object_store, tmp_path):
+def test_an_overwritten_checkpoint_is_always_the_old_or_the_new(
+    zygote, object_store, tmp_path, request, record_property
+):
     random.seed(20261127)
     place, log = f"{object_store.root}/place/checkpoint", tmp_path / "log"
-    before, acknowledged = -1, []
+    before, acknowledged, silent = -1, [], 0
     for _ in range(KILLS):
         acknowledged = live_and_die(zygote, "overwrites", place, log)
         least = max([before, *acknowledged])
@@ -88,6 +96,7 @@ def test_an_overwritten_checkpoint_is_always_the_old_or_the_new(zygote, object_s
             continue
         found = hf.load(place)
         assert least <= found["number"] <= least + 2
+        silent += found["number"] > least
         before = found["number"]
         assert_whole(found, before)
         assert hf.verify(place).ok
@@ -95,3 +104,6 @@ def test_an_overwritten_checkpoint_is_always_the_old_or_the_new(zygote, object_s
     left = [name for name in left_in(f"{object_store.root}/place") if not name.startswith(".")]
     assert left == ["checkpoint"]
     assert_whole(hf.load(place), hf.load(place)["number"])
+    kind = request.node.callspec.params["object_store"]
+    told = f"{len(acknowledged)} acknowledged and {silent} more committed; always one of the two"
+    record_property("outcome", f"{kind} | kill -9 of a run that overwrites | {KILLS} | {told}")

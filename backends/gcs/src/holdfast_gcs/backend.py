@@ -378,7 +378,7 @@ class GcsBackend(StorageBackend):
         }
         if self.settings.user_project:
             context["gcs_user_project"] = {"project_id": self.settings.user_project}
-        return KvTarget(spec, context, self.hints)
+        return KvTarget(spec, context, self.hints, described=self.settings.describe())
 
     async def commit_strategy(self) -> CommitStrategy:
         """A conditional put decides; on a hierarchical bucket a rename then publishes."""

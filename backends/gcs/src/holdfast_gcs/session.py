@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _UNREACHED_ATTEMPTS = 4
+# Endpoint and bucket of whoever answered this process: each save opens a backend of its own,
+# and one that begins while the store restarts must have the patience of the others.
+_reached: set[tuple[str | None, str]] = set()
 _LIMITED_S = 1.0  # one object takes about one write a second
 _LONGEST_WAIT_S = 30.0
 _REFRESH_AHEAD = timedelta(minutes=10)  # sooner than gcsfs, which would block the event loop
@@ -62,7 +65,7 @@ class GcsSession:
         self._locks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
             weakref.WeakKeyDictionary()
         )
-        self._reached = False
+        self._place = (settings.endpoint, settings.bucket)
 
     async def _system(self) -> Any:
         loop = asyncio.get_running_loop()
@@ -157,7 +160,7 @@ class GcsSession:
     async def repeat(self, call: Callable[[], Awaitable[T]], doing: str, key: str) -> T:
         """Repeats a call as the settings say."""
         attempts = self.settings.max_attempts
-        if not self._reached:  # a mistyped endpoint should not take a minute to be told
+        if self._place not in _reached:  # a mistyped endpoint should not take a minute to be told
             attempts = min(attempts, _UNREACHED_ATTEMPTS)
         policy = RetryPolicy(attempts=attempts, deadline_s=self.settings.timeout_s)
         return await policy.run(call, what=doing, key=key, root=self.root)
@@ -199,7 +202,7 @@ class GcsSession:
                 f"{doing}: {str(error) or type(error).__name__} ({self.settings.describe()})",
                 **where,
             ) from error
-        self._reached = True
+        _reached.add(self._place)
         if reply.status not in expect:
             await self._respect(reply.status, reply.headers)
             raise translate(reply.status, body, self.settings, doing=doing, **where)

@@ -374,7 +374,7 @@ class S3Backend(StorageBackend):
             },
             "s3_request_concurrency": {"limit": self.hints.max_concurrency},
         }  # fmt: skip
-        return KvTarget(spec, context, self.hints)
+        return KvTarget(spec, context, self.hints, described=self.settings.describe())
 
     def _dotted_endpoint(self) -> str | None:
         """On AWS with the bucket in the path, for both planes alike."""

@@ -17,11 +17,14 @@ from typing import Any, TypeVar
 from holdfast_s3.settings import S3Settings
 from holdfast_s3.translation import WRONG_REGION, translate
 from holdfast_storage import errors
-from holdfast_storage.retry import RetryPolicy
+from holdfast_storage.retry import RETRYABLE, RetryPolicy
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _UNREACHED_ATTEMPTS = 4
+# Endpoint and bucket of whoever answered this process: each save opens a backend of its own,
+# and one that begins while the store restarts must have the patience of the others.
+_reached: set[tuple[str | None, str]] = set()
 # What every S3 says in a reply, by operation; one of them is enough.
 _EXPECTED = {
     "GetObject": ("ETag",),
@@ -51,7 +54,7 @@ class S3Session:
         self._locks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
             weakref.WeakKeyDictionary()
         )
-        self._reached = False
+        self._place = (settings.endpoint, settings.bucket)
         self.region: str | None = settings.region
 
     async def client(self) -> Any:
@@ -122,7 +125,7 @@ class S3Session:
     async def repeat(self, call: Callable[[], Awaitable[T]], doing: str, key: str) -> T:
         """Repeats a call as the settings say."""
         attempts = self.settings.max_attempts
-        if not self._reached:  # a mistyped endpoint should not take a minute to be told
+        if self._place not in _reached:  # a mistyped endpoint should not take a minute to be told
             attempts = min(attempts, _UNREACHED_ATTEMPTS)
         policy = RetryPolicy(attempts=attempts, deadline_s=self.settings.timeout_s)
         return await policy.run(call, what=doing, key=key, root=self._root)
@@ -149,8 +152,10 @@ class S3Session:
             found = translate(error, self.settings, key=key, root=self._root, doing=doing)
             if found is None:
                 raise
+            if not isinstance(found, RETRYABLE):
+                _reached.add(self._place)
             raise found from error
-        self._reached = True
+        _reached.add(self._place)
         self._note_region(reply)
         return result
 

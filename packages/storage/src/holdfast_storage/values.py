@@ -107,9 +107,11 @@ class KvTarget:
         hints: See `IoHints`.
         shared: For stores inside this process (memory): the TensorStore context
             object that every handle must share, else None.
+        described: How the store is reached, for messages: resolved settings, no secrets.
     """
 
     spec: Mapping[str, Any]
     context: Mapping[str, Any] = field(default_factory=dict)
     hints: IoHints = field(default_factory=lambda: IoHints(2 << 30, 32, 64 << 10))
     shared: Any = None
+    described: str = ""

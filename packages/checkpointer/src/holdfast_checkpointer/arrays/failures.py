@@ -14,25 +14,30 @@ _PASSING = re.compile(r"UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|Connection (refuse
 
 
 @contextlib.contextmanager
-def writing(label: str) -> Iterator[None]:
-    """Translates what a write raises."""
+def writing(label: str, described: str = "") -> Iterator[None]:
+    """Translates what a write raises.
+
+    Args:
+        label: Where the arrays are.
+        described: How the store is reached, without secrets.
+    """
     try:
         yield
     except errors.StorageError:
         raise
     except (ValueError, OSError, RuntimeError, NotImplementedError) as error:
-        raise _storage(error, f"writing arrays failed: {error}", label) from error
+        raise _storage(error, f"writing arrays failed: {error}", label, described) from error
 
 
 @contextlib.contextmanager
-def reading(leaf: str, label: str) -> Iterator[None]:
+def reading(leaf: str, label: str, described: str = "") -> Iterator[None]:
     """Translates what a read raises: what is not the store's fault is damage."""
     try:
         yield
     except errors.StorageError:
         raise
     except (ValueError, OSError, RuntimeError, NotImplementedError, IndexError) as error:
-        found = _storage(error, f"reading {leaf!r} failed: {error}", label)
+        found = _storage(error, f"reading {leaf!r} failed: {error}", label, described)
         if type(found) is not errors.StorageError:
             raise found from error
         raise errors.DamagedCheckpointError(
@@ -40,8 +45,9 @@ def reading(leaf: str, label: str) -> Iterator[None]:
         ) from error
 
 
-def _storage(error: Exception, message: str, label: str) -> errors.StorageError:
+def _storage(error: Exception, message: str, label: str, described: str) -> errors.StorageError:
     text = str(error)
+    message += f" ({described})" if described else ""
     if _FULL.search(text):
         return errors.StorageFullError(message, root=label)
     if _REFUSED.search(text):

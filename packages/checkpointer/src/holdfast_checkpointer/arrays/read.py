@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,13 +113,16 @@ class ArrayReader:
             results[i] = parts
         return [found for found in results if found is not None]
 
+    def _translated(self, leaf: str) -> AbstractContextManager[None]:
+        return failures.reading(leaf, self._label, self._target.described)
+
     async def describe(self, name: str, leaf: str) -> StoredShape:
         """Opens an array, for what its own metadata says.
 
         Raises:
             DamagedCheckpointError: It cannot be opened.
         """
-        with failures.reading(leaf, self._label):
+        with self._translated(leaf):
             array = await self._open(name)
             return StoredShape(
                 tuple(array.shape), np.dtype(array.dtype.numpy_dtype), _chunk_of(array)
@@ -141,7 +145,7 @@ class ArrayReader:
         """Reads values directly; None where one is not the array's bytes as they are."""
         if not requests:
             return []
-        with failures.reading(requests[0].leaf, self._label):
+        with self._translated(requests[0].leaf):
             spec = formats.database_spec(self._target, write=False)
             store = await ts.KvStore.open(spec, context=self._context)
             batch = ts.Batch()
@@ -157,7 +161,7 @@ class ArrayReader:
         """In a thread: awaited one by one, each would cost a turn of the loop."""
         found = []
         for request, future in zip(requests, futures, strict=True):
-            with failures.reading(request.leaf, self._label):
+            with self._translated(request.leaf):
                 result = future.result()
             found.append(self._decode_plain(request, result))
         return found
@@ -180,7 +184,7 @@ class ArrayReader:
         return [array.copy() if request.writable else array]
 
     async def _read_one(self, request: ArrayRequest) -> Parts:
-        with failures.reading(request.leaf, self._label):
+        with self._translated(request.leaf):
             array = await self._open(request.name)
         shape = tuple(array.shape)
         stored = np.dtype(array.dtype.numpy_dtype)
@@ -244,7 +248,7 @@ class ArrayReader:
         source = array[wanted if direct else part]
         size = math.prod(plan.extent(part)) * buffer.dtype.itemsize
         async with self._budget.hold(size):
-            with failures.reading(request.leaf, self._label):
+            with self._translated(request.leaf):
                 await ts.array(target).write(source)
         if not verify:
             return

@@ -75,7 +75,7 @@ async def write_arrays(
     if not arrays:
         return []
     records: list[ArrayRecord] = []
-    with failures.writing(label):
+    with failures.writing(label, target.described):
         context = formats.context_for(target)
         database = formats.database_spec(target, write=True)
         for batch in _batches(arrays, options.bytes_in_flight):
