@@ -1,7 +1,19 @@
 """Save and load JAX PyTrees on any storage."""
 
 from holdfast_checkpointer import args, errors, options
-from holdfast_checkpointer.checkpointer import Checkpointer
+from holdfast_checkpointer.checkpointables import (
+    checkpointables_metadata,
+    load_checkpointables,
+    load_checkpointables_async,
+    save_checkpointables,
+    save_checkpointables_async,
+)
+from holdfast_checkpointer.checkpointer import (
+    AsyncCheckpointer,
+    Checkpointer,
+    PyTreeCheckpointer,
+    StandardCheckpointer,
+)
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.verification import VerifyReport
 from holdfast_checkpointer.functions import (
@@ -16,9 +28,21 @@ from holdfast_checkpointer.functions import (
     save_async,
     verify,
 )
+from holdfast_checkpointer.handlers.array import ArrayCheckpointHandler
 from holdfast_checkpointer.handlers.base import CheckpointHandler
+from holdfast_checkpointer.handlers.composite import CompositeCheckpointHandler
 from holdfast_checkpointer.handlers.json import JsonCheckpointHandler
+from holdfast_checkpointer.handlers.proto import ProtoCheckpointHandler
 from holdfast_checkpointer.handlers.pytree import PyTreeCheckpointHandler
+from holdfast_checkpointer.handlers.random_key import (
+    JaxRandomKeyCheckpointHandler,
+    NumpyRandomKeyCheckpointHandler,
+)
+from holdfast_checkpointer.handlers.registry import (
+    CheckpointHandlerRegistry,
+    DefaultCheckpointHandlerRegistry,
+    create_default_handler_registry,
+)
 from holdfast_checkpointer.handlers.standard import StandardCheckpointHandler
 from holdfast_checkpointer.metadata import CheckpointMetadata
 from holdfast_checkpointer.options import Context
@@ -27,26 +51,42 @@ PLACEHOLDER = ...
 
 __all__ = [
     "PLACEHOLDER",
+    "ArrayCheckpointHandler",
+    "AsyncCheckpointer",
     "AsyncResponse",
     "CheckpointHandler",
+    "CheckpointHandlerRegistry",
     "CheckpointMetadata",
     "Checkpointer",
+    "CompositeCheckpointHandler",
     "Context",
+    "DefaultCheckpointHandlerRegistry",
+    "JaxRandomKeyCheckpointHandler",
     "JsonCheckpointHandler",
+    "NumpyRandomKeyCheckpointHandler",
+    "ProtoCheckpointHandler",
     "PyTreeCheckpointHandler",
+    "PyTreeCheckpointer",
     "StandardCheckpointHandler",
+    "StandardCheckpointer",
     "VerifyReport",
     "args",
+    "checkpointables_metadata",
     "copy",
     "copy_async",
+    "create_default_handler_registry",
     "delete",
     "errors",
     "is_checkpoint",
     "load",
     "load_async",
+    "load_checkpointables",
+    "load_checkpointables_async",
     "metadata",
     "options",
     "save",
     "save_async",
+    "save_checkpointables",
+    "save_checkpointables_async",
     "verify",
 ]

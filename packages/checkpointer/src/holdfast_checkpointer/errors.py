@@ -48,3 +48,14 @@ class UnsupportedLeafError(HoldfastError, ValueError):
 
 class PlacementError(HoldfastError, ValueError):
     """An array cannot be put where it was asked for, or where it was; says what would do."""
+
+
+class AlreadyExistsError(HoldfastError, ValueError):
+    """Something is registered under that name or for those arguments already."""
+
+
+class NoEntryError(HoldfastError, KeyError):
+    """Nothing is registered there."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])

@@ -16,11 +16,11 @@ from holdfast_checkpointer.engine.names import AUTO, STATE, check_final, check_i
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.saving import (
     Contents,
-    Item,
     refuse_several_processes,
     write_checkpoint,
 )
 from holdfast_checkpointer.engine.verification import VerifyReport, verify_checkpoint
+from holdfast_checkpointer.handlers.base import Item
 from holdfast_checkpointer.handlers.pytree import PyTreeCheckpointHandler
 from holdfast_checkpointer.metadata import CheckpointMetadata, describe_checkpoint
 from holdfast_metadata import require_json

@@ -17,7 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from holdfast import args, errors, options, training
-    from holdfast_checkpointer.checkpointer import Checkpointer
+    from holdfast_checkpointer.checkpointables import (
+        checkpointables_metadata,
+        load_checkpointables,
+        load_checkpointables_async,
+        save_checkpointables,
+        save_checkpointables_async,
+    )
+    from holdfast_checkpointer.checkpointer import (
+        AsyncCheckpointer,
+        Checkpointer,
+        PyTreeCheckpointer,
+        StandardCheckpointer,
+    )
     from holdfast_checkpointer.engine.response import AsyncResponse
     from holdfast_checkpointer.engine.verification import VerifyReport
     from holdfast_checkpointer.functions import (
@@ -32,9 +44,21 @@ if TYPE_CHECKING:
         save_async,
         verify,
     )
+    from holdfast_checkpointer.handlers.array import ArrayCheckpointHandler
     from holdfast_checkpointer.handlers.base import CheckpointHandler
+    from holdfast_checkpointer.handlers.composite import CompositeCheckpointHandler
     from holdfast_checkpointer.handlers.json import JsonCheckpointHandler
+    from holdfast_checkpointer.handlers.proto import ProtoCheckpointHandler
     from holdfast_checkpointer.handlers.pytree import PyTreeCheckpointHandler
+    from holdfast_checkpointer.handlers.random_key import (
+        JaxRandomKeyCheckpointHandler,
+        NumpyRandomKeyCheckpointHandler,
+    )
+    from holdfast_checkpointer.handlers.registry import (
+        CheckpointHandlerRegistry,
+        DefaultCheckpointHandlerRegistry,
+        create_default_handler_registry,
+    )
     from holdfast_checkpointer.handlers.standard import StandardCheckpointHandler
     from holdfast_checkpointer.metadata import CheckpointMetadata
     from holdfast_checkpointer.options import Context
@@ -45,51 +69,83 @@ PLACEHOLDER: types.EllipsisType = ...
 # Where each public name comes from. Kept beside the imports above: type checkers read
 # those, the interpreter reads these, and a test compares the two.
 _SOURCES = {
+    "ArrayCheckpointHandler": "holdfast_checkpointer.handlers.array",
+    "AsyncCheckpointer": "holdfast_checkpointer.checkpointer",
     "AsyncResponse": "holdfast_checkpointer.engine.response",
     "CheckpointHandler": "holdfast_checkpointer.handlers.base",
+    "CheckpointHandlerRegistry": "holdfast_checkpointer.handlers.registry",
     "CheckpointMetadata": "holdfast_checkpointer.metadata",
     "Checkpointer": "holdfast_checkpointer.checkpointer",
+    "CompositeCheckpointHandler": "holdfast_checkpointer.handlers.composite",
     "Context": "holdfast_checkpointer.options",
+    "DefaultCheckpointHandlerRegistry": "holdfast_checkpointer.handlers.registry",
+    "JaxRandomKeyCheckpointHandler": "holdfast_checkpointer.handlers.random_key",
     "JsonCheckpointHandler": "holdfast_checkpointer.handlers.json",
+    "NumpyRandomKeyCheckpointHandler": "holdfast_checkpointer.handlers.random_key",
+    "ProtoCheckpointHandler": "holdfast_checkpointer.handlers.proto",
     "PyTreeCheckpointHandler": "holdfast_checkpointer.handlers.pytree",
+    "PyTreeCheckpointer": "holdfast_checkpointer.checkpointer",
     "StandardCheckpointHandler": "holdfast_checkpointer.handlers.standard",
+    "StandardCheckpointer": "holdfast_checkpointer.checkpointer",
     "VerifyReport": "holdfast_checkpointer.engine.verification",
-    "delete": "holdfast_checkpointer.functions",
+    "checkpointables_metadata": "holdfast_checkpointer.checkpointables",
     "copy": "holdfast_checkpointer.functions",
     "copy_async": "holdfast_checkpointer.functions",
+    "create_default_handler_registry": "holdfast_checkpointer.handlers.registry",
+    "delete": "holdfast_checkpointer.functions",
     "is_checkpoint": "holdfast_checkpointer.functions",
     "load": "holdfast_checkpointer.functions",
     "load_async": "holdfast_checkpointer.functions",
+    "load_checkpointables": "holdfast_checkpointer.checkpointables",
+    "load_checkpointables_async": "holdfast_checkpointer.checkpointables",
     "metadata": "holdfast_checkpointer.functions",
     "save": "holdfast_checkpointer.functions",
     "save_async": "holdfast_checkpointer.functions",
+    "save_checkpointables": "holdfast_checkpointer.checkpointables",
+    "save_checkpointables_async": "holdfast_checkpointer.checkpointables",
     "verify": "holdfast_checkpointer.functions",
 }
 _SUBMODULES = frozenset({"args", "errors", "options", "training"})
 
 __all__ = [
     "PLACEHOLDER",
+    "ArrayCheckpointHandler",
+    "AsyncCheckpointer",
     "AsyncResponse",
     "CheckpointHandler",
+    "CheckpointHandlerRegistry",
     "CheckpointMetadata",
     "Checkpointer",
+    "CompositeCheckpointHandler",
     "Context",
+    "DefaultCheckpointHandlerRegistry",
+    "JaxRandomKeyCheckpointHandler",
     "JsonCheckpointHandler",
+    "NumpyRandomKeyCheckpointHandler",
+    "ProtoCheckpointHandler",
     "PyTreeCheckpointHandler",
+    "PyTreeCheckpointer",
     "StandardCheckpointHandler",
+    "StandardCheckpointer",
     "VerifyReport",
     "args",
+    "checkpointables_metadata",
     "copy",
     "copy_async",
+    "create_default_handler_registry",
     "delete",
     "errors",
     "is_checkpoint",
     "load",
     "load_async",
+    "load_checkpointables",
+    "load_checkpointables_async",
     "metadata",
     "options",
     "save",
     "save_async",
+    "save_checkpointables",
+    "save_checkpointables_async",
     "training",
     "verify",
 ]

@@ -6,6 +6,8 @@ does not fit a `ValueError`.
 """
 
 from holdfast_checkpointer.errors import (
+    AlreadyExistsError,
+    NoEntryError,
     PlacementError,
     TreeMismatchError,
     UnsupportedLeafError,
@@ -39,6 +41,7 @@ from holdfast_storage.errors import (
 )
 
 __all__ = [
+    "AlreadyExistsError",
     "AttemptLostError",
     "CheckpointChangedError",
     "CheckpointDeletedError",
@@ -54,6 +57,7 @@ __all__ = [
     "InvalidURLError",
     "MetadataError",
     "NewerFormatError",
+    "NoEntryError",
     "ObjectExistsError",
     "ObjectNotFoundError",
     "PlacementError",

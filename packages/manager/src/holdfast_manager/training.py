@@ -17,10 +17,10 @@ from holdfast_checkpointer.engine.names import AUTO, METRICS, STATE
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.saving import (
     Contents,
-    Item,
     refuse_several_processes,
     write_checkpoint,
 )
+from holdfast_checkpointer.handlers.base import Item
 from holdfast_checkpointer.handlers.json import JsonCheckpointHandler
 from holdfast_manager.errors import StepAlreadyExistsError, StepNotFoundError
 from holdfast_manager.policies.preservation_policies import PreservationPolicy, PreserveAll

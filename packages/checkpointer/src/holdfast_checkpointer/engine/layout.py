@@ -55,6 +55,11 @@ class StoredCheckpoint:
         """The scope of one item."""
         return self.area.child(name) if name else self.area
 
+    def require_item(self, name: str) -> None:
+        """Raises a `KeyError` that lists the items there are, unless this is one of them."""
+        if name not in self.items:
+            raise self._no_item(name)
+
     def recorded_handler(self, name: str) -> str | None:
         """The handler string recorded for an item, if any."""
         recorded = self.step.item_handlers

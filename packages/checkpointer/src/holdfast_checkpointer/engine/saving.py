@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 
+from holdfast_checkpointer.concurrency import run_all
 from holdfast_checkpointer.engine.names import ORBAX_COMMIT, ORBAX_MARKER
-from holdfast_checkpointer.handlers.base import StagedItem
+from holdfast_checkpointer.handlers.base import Item
 from holdfast_metadata import CommitRecord
 from holdfast_metadata.orbax import STEP_METADATA_FILE, StepMetadata
 from holdfast_storage import (
@@ -22,16 +22,7 @@ from holdfast_storage import (
 )
 from holdfast_storage.commit import occupant, write_attempt
 
-T = TypeVar("T")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Item:
-    """One staged item and the handler string to record for it."""
-
-    staged: StagedItem
-    recorded_as: str
 
 
 @dataclass(frozen=True)
@@ -125,15 +116,3 @@ async def _write_step_documents(
         await area.put(ORBAX_MARKER, b"")
     # Orbax decides by this file on stores where it cannot rename; its text is not read.
     await area.put(ORBAX_COMMIT, f"Checkpoint {final} was committed by holdfast\n".encode())
-
-
-async def run_all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Runs all at once; on the first failure stops the others and raises it as it was."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    try:
-        return list(await asyncio.gather(*tasks))
-    except BaseException:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise

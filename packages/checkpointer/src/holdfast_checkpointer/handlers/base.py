@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from holdfast_checkpointer.args import CheckpointArgs
+from holdfast_checkpointer.engine.layout import StoredCheckpoint
 from holdfast_checkpointer.options import Context
 from holdfast_storage import ReadArea, WriteArea
 
@@ -42,6 +43,14 @@ class StagedItem(abc.ABC):
         """Writes the documents that describe all parts. Coordinator only."""
 
 
+@dataclass(frozen=True)
+class Item:
+    """One staged item and the handler string to record for it."""
+
+    staged: StagedItem
+    recorded_as: str
+
+
 class CheckpointHandler(abc.ABC):
     """Saves and loads one kind of item.
 
@@ -64,6 +73,14 @@ class CheckpointHandler(abc.ABC):
             ValueError: The item cannot be saved; every offending leaf is named.
         """
 
+    def stage_all(self, args: Any, context: Context) -> dict[str, Item]:
+        """Stages a whole checkpoint, by item name; "" is the checkpoint itself.
+
+        One handler has one item, which lies in the checkpoint itself; see
+        `CompositeCheckpointHandler` for several.
+        """
+        return {"": Item(self.stage(args, context), self.typestr())}
+
     def prepare(self, args: Any) -> Any:
         """Turns restore arguments into a request, in the caller's thread and without I/O.
 
@@ -75,6 +92,10 @@ class CheckpointHandler(abc.ABC):
     @abc.abstractmethod
     async def fetch(self, area: ReadArea, request: Any, context: Context) -> Any:
         """Reads the item, verified."""
+
+    async def fetch_all(self, stored: StoredCheckpoint, request: Any, context: Context) -> Any:
+        """Reads what `stage_all` staged."""
+        return await self.fetch(stored.item_area(""), request, context)
 
     @abc.abstractmethod
     async def describe(self, area: ReadArea) -> Any:

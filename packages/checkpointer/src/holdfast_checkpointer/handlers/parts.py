@@ -1,0 +1,32 @@
+"""Items made of several: each part in a folder of its own, all in the one attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from holdfast_checkpointer.concurrency import run_all
+from holdfast_checkpointer.handlers.base import ItemRecord, StagedItem
+from holdfast_storage import WriteArea
+
+
+@dataclass(frozen=True)
+class StagedParts(StagedItem):
+    """Staged items by folder, written at once."""
+
+    parts: Mapping[str, StagedItem]
+
+    async def write(self, area: WriteArea) -> ItemRecord:
+        """See `StagedItem.write`."""
+        records = await run_all(part.write(area.child(name)) for name, part in self.parts.items())
+        reasons = [record.orbax_unreadable for record in records if record.orbax_unreadable]
+        return ItemRecord(
+            reasons[0] if reasons else None, dict(zip(self.parts, records, strict=True))
+        )
+
+    async def finish(self, area: WriteArea, records: Sequence[ItemRecord]) -> None:
+        """See `StagedItem.finish`."""
+        await run_all(
+            part.finish(area.child(name), [record.detail[name] for record in records])
+            for name, part in self.parts.items()
+        )
