@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from holdfast_metadata import HoldfastError
+from holdfast_storage import CheckpointNotFoundError
 
 _SHOWN = 20
 
@@ -56,6 +57,17 @@ class AlreadyExistsError(HoldfastError, ValueError):
 
 class NoEntryError(HoldfastError, KeyError):
     """Nothing is registered there."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class InvalidLayoutError(CheckpointNotFoundError, ValueError):
+    """What is there is not of the layout that was asked for; the message says what is there."""
+
+
+class TensorNotFoundError(HoldfastError, KeyError):
+    """The target names a tensor that the safetensors files do not have; nothing was loaded."""
 
     def __str__(self) -> str:
         return str(self.args[0])

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from holdfast_checkpointer.arrays.options import ArrayLoadOptions, ArraySaveOptions
+from holdfast_checkpointer.safetensors.options import CheckpointLayout, SafetensorsOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,9 @@ class Context:
     Attributes:
         array: See `ArrayOptions`.
         asynchronous: See `AsyncOptions`.
+        checkpoint_layout: What paths are read as, also by its name ("safetensors"); see
+            `CheckpointLayout`.
+        safetensors: See `SafetensorsOptions`.
         storage: Options for the storage backend (endpoint, credentials, ...). They win
             over the environment.
 
@@ -59,10 +63,16 @@ class Context:
 
     array: ArrayOptions = field(default_factory=ArrayOptions)
     asynchronous: AsyncOptions = field(default_factory=AsyncOptions)
+    checkpoint_layout: CheckpointLayout = CheckpointLayout.AUTO
+    safetensors: SafetensorsOptions = field(default_factory=SafetensorsOptions)
     storage: Mapping[str, Any] | None = None
     _tokens: list[contextvars.Token[Context]] = field(
         default_factory=list, init=False, repr=False, compare=False
     )
+
+    def __post_init__(self) -> None:
+        # Frozen for callers; a name is as good as the member, as in Orbax.
+        object.__setattr__(self, "checkpoint_layout", CheckpointLayout(self.checkpoint_layout))
 
     def __enter__(self) -> Self:
         self._tokens.append(_active.set(self))

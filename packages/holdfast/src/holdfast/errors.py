@@ -7,8 +7,10 @@ does not fit a `ValueError`.
 
 from holdfast_checkpointer.errors import (
     AlreadyExistsError,
+    InvalidLayoutError,
     NoEntryError,
     PlacementError,
+    TensorNotFoundError,
     TreeMismatchError,
     UnsupportedLeafError,
 )
@@ -54,6 +56,7 @@ __all__ = [
     "HoldfastError",
     "IncompleteCheckpointError",
     "InvalidKeyError",
+    "InvalidLayoutError",
     "InvalidURLError",
     "MetadataError",
     "NewerFormatError",
@@ -69,6 +72,7 @@ __all__ = [
     "StorageFullError",
     "StoragePermissionError",
     "StorageTimeoutError",
+    "TensorNotFoundError",
     "TransientStorageError",
     "TreeMismatchError",
     "UnknownSchemeError",

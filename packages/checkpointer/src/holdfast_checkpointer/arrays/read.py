@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorstore as ts
@@ -62,6 +62,18 @@ class StoredShape:
 
 
 Parts = list[np.ndarray[Any, Any]]
+
+
+class ArraySource(Protocol):
+    """Where the arrays of an item come from; see `ArrayReader`."""
+
+    async def read(self, requests: Sequence[ArrayRequest]) -> list[Parts]:
+        """Reads all requests; each gives an array per wanted region, in fresh memory."""
+        ...
+
+    async def describe(self, name: str, leaf: str) -> StoredShape:
+        """What an array says of itself."""
+        ...
 
 
 class ArrayReader:

@@ -85,7 +85,10 @@ class PyTreeCheckpointHandler(CheckpointHandler):
 
     async def fetch(self, area: ReadArea, request: Any, context: Context) -> Any:
         """Reads the tree, or what the target wants of it; see `load`."""
-        item = await open_item(area)
+        return await self.fetch_item(await open_item(area), request, context)
+
+    async def fetch_item(self, item: StoredItem, request: Any, context: Context) -> Any:
+        """`fetch` of an item that was opened."""
         root = item.tree.root
         args = request.args
         with uncollected():

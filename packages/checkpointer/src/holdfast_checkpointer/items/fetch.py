@@ -14,7 +14,7 @@ import numpy as np
 
 from holdfast_checkpointer.arrays import place, plan
 from holdfast_checkpointer.arrays.options import ArrayLoadOptions
-from holdfast_checkpointer.arrays.read import ArrayReader, ArrayRequest
+from holdfast_checkpointer.arrays.read import ArrayRequest, ArraySource
 from holdfast_checkpointer.bursts import uncollected
 from holdfast_checkpointer.errors import PlacementError, TreeMismatchError
 from holdfast_checkpointer.items.stored import StoredItem
@@ -63,7 +63,7 @@ async def fetch(
         PlacementError: A dtype or place is not to be had here.
         TreeMismatchError: An array of Orbax's turns out not to fit the target.
     """
-    reader = ArrayReader(item.area.kv_target(), item.layout, options, label=item.area.label)
+    reader = item.reader(options)
     stored = [want for want in wants if _is_stored(want)]
     if not item.ours:
         stored = await _with_shapes(reader, stored, unsafe=placing.unsafe)
@@ -132,7 +132,7 @@ def _as_python(value: Any, want: Want) -> Any:
     return made
 
 
-async def _with_shapes(reader: ArrayReader, wants: Sequence[Want], *, unsafe: bool) -> list[Want]:
+async def _with_shapes(reader: ArraySource, wants: Sequence[Want], *, unsafe: bool) -> list[Want]:
     """Fills in what only Orbax's arrays themselves say, and compares it with the target."""
     found, problems = [], []
     for want in wants:

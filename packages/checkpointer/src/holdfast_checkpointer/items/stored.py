@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast_checkpointer.arrays.formats import ArrayFormat
+from holdfast_checkpointer.arrays.options import ArrayLoadOptions
+from holdfast_checkpointer.arrays.read import ArrayReader, ArraySource
 from holdfast_checkpointer.bursts import uncollected
 from holdfast_metadata import (
     DIGESTS_DIR,
@@ -63,6 +65,10 @@ class StoredItem:
     layout: ArrayFormat
     digests: Mapping[str, ArrayDigests] = field(default_factory=dict)
     ours: bool = True
+
+    def reader(self, options: ArrayLoadOptions) -> ArraySource:
+        """What reads its arrays; one per operation."""
+        return ArrayReader(self.area.kv_target(), self.layout, options, label=self.area.label)
 
 
 async def open_item(area: ReadArea, *, digests: bool = True) -> StoredItem:
