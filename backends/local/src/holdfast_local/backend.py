@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 import functools
 import os
@@ -68,6 +69,7 @@ class LocalBackend(StorageBackend):
             max_concurrency=max(4, 2 * (os.cpu_count() or 1)),
             coalesce_bytes=4096,
         )
+        self._directory_mode: int | None = None
         self._pool = StartedPool(_THREADS, "holdfast-local")
         self._sync_pool = StartedPool(_THREADS // 2, "holdfast-sync")
 
@@ -303,7 +305,13 @@ class LocalBackend(StorageBackend):
         def at_once(function: Callable[[str], None], paths: list[str]) -> None:
             list(self._sync_pool.map(function, paths))
 
-        await self._run(prefix, folders.sync, self._path(prefix), at_once)
+        await self._run(prefix, folders.sync, self._path(prefix), at_once, self._directory_mode)
+
+    def with_directory_mode(self, mode: int) -> LocalBackend:
+        """See `StorageBackend.with_directory_mode`; the two share their threads."""
+        fitted = copy.copy(self)
+        fitted._directory_mode = mode
+        return fitted
 
     async def delete_prefix(self, prefix: str) -> None:
         """See `StorageBackend.delete_prefix`."""

@@ -104,7 +104,11 @@ def walk(base: str) -> Iterator[tuple[str, bool]]:
             yield entry.path, chained
 
 
-def sync(base: str, run: Callable[[Callable[[str], None], list[str]], None]) -> None:
+def sync(
+    base: str,
+    run: Callable[[Callable[[str], None], list[str]], None],
+    mode: int | None = None,
+) -> None:
     """Makes everything below `base` durable: files, then folders bottom-up, then `base`'s entry.
 
     Each file by its own fsync, four at once. Measured on ext4: for 500 files of 4 KiB ten
@@ -118,6 +122,7 @@ def sync(base: str, run: Callable[[Callable[[str], None], list[str]], None]) -> 
     Args:
         base: The folder; if it is absent, there is nothing to do.
         run: Applies a function to many paths, perhaps at once.
+        mode: Mode bits to give to each folder first.
 
     Raises:
         OSError: Something could not be listed or synced.
@@ -128,6 +133,8 @@ def sync(base: str, run: Callable[[Callable[[str], None], list[str]], None]) -> 
     run(_sync_if_there, found)
     for folder in folders:
         with contextlib.suppress(*_ABSENT):
+            if mode is not None:
+                os.chmod(folder, mode)
             fsync_folder(folder)
     if folders:
         fsync_folder(os.path.dirname(base))

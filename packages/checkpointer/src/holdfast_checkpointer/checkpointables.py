@@ -29,7 +29,6 @@ from holdfast_checkpointer.engine.saving import (
 from holdfast_checkpointer.functions import check_custom_metadata, metadata
 from holdfast_checkpointer.handlers.composite import CompositeCheckpointHandler
 from holdfast_checkpointer.metadata import CheckpointMetadata
-from holdfast_storage import locate
 
 Path = str | PathLike[str]
 
@@ -85,7 +84,7 @@ def save_checkpointables_async(
     """Takes a snapshot of every item and saves in the background; see `save_async`."""
     refuse_several_processes()
     chosen = options.current(context)
-    backend, final = locate(path, chosen.storage)
+    backend, final = chosen.locate(path)
     check_final(final)
     if custom_metadata is not None:
         check_custom_metadata(custom_metadata)
@@ -136,7 +135,7 @@ def load_checkpointables_async(
 ) -> AsyncResponse[dict[str, Any]]:
     """Loads in the background; see `load_checkpointables`."""
     chosen = options.current(context)
-    backend, final = locate(path, chosen.storage)
+    backend, final = chosen.locate(path)
     if isinstance(abstract_checkpointables, CheckpointMetadata):
         abstract_checkpointables = abstract_checkpointables.items
     targets = _named(abstract_checkpointables or {})

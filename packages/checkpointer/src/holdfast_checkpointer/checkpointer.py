@@ -26,7 +26,6 @@ from holdfast_checkpointer.handlers.pytree import PyTreeCheckpointHandler
 from holdfast_checkpointer.handlers.registry import get_registered_args_cls
 from holdfast_checkpointer.handlers.standard import StandardCheckpointHandler
 from holdfast_checkpointer.metadata import CheckpointMetadata
-from holdfast_storage import locate
 
 
 class Checkpointer:
@@ -97,7 +96,7 @@ class Checkpointer:
         self._check_open()
         refuse_several_processes()
         chosen = options.current(self._context)
-        backend, final = locate(directory, chosen.storage)
+        backend, final = chosen.locate(directory)
         check_final(final)
         if custom_metadata is not None:
             check_custom_metadata(custom_metadata)
@@ -128,7 +127,7 @@ class Checkpointer:
         """
         self._check_open()
         chosen = options.current(self._context)
-        backend, final = locate(directory, chosen.storage)
+        backend, final = chosen.locate(directory)
         args = _arguments(get_registered_args_cls(self._handler)[1], positional, keyword)
         request = self._handler.prepare(args)
 

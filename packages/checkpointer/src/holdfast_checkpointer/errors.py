@@ -71,3 +71,7 @@ class TensorNotFoundError(HoldfastError, KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class UnsupportedOptionError(HoldfastError, NotImplementedError, ValueError):
+    """An option's value would have no effect; the message says what is done, and accepted."""

@@ -29,7 +29,6 @@ from holdfast_storage import (
     DamagedCheckpointError,
     IncompleteCheckpointError,
     StorageBackend,
-    locate,
 )
 from holdfast_storage.commit import copy_checkpoint, occupant, open_committed, remove_hint
 from holdfast_storage.loop import get_loop
@@ -98,7 +97,7 @@ def save_async(
     """
     refuse_several_processes()
     chosen = options.current(context)
-    backend, final = locate(path, chosen.storage)
+    backend, final = chosen.locate(path)
     check_final(final)
     contents = stage_state(state, checkpointable_name, custom_metadata, chosen, marker=True)
 
@@ -182,7 +181,7 @@ def load_async(
 ) -> AsyncResponse[Any]:
     """Loads in the background; see `load`."""
     chosen = options.current(context)
-    backend, final = locate(path, chosen.storage)
+    backend, final = chosen.locate(path)
     return load_from(
         backend,
         final,
@@ -232,7 +231,7 @@ def metadata(path: Path, *, context: options.Context | None = None) -> Checkpoin
         >>> found.metadata["w"].shape, found.custom_metadata
         ((2, 3), {'run': 4})
     """
-    return metadata_from(*locate(path, options.current(context).storage))
+    return metadata_from(*options.current(context).locate(path))
 
 
 def metadata_from(backend: StorageBackend, final: str) -> CheckpointMetadata:
@@ -251,7 +250,7 @@ def is_checkpoint(path: Path, *, context: options.Context | None = None) -> bool
     after half a copy. Never raises for a path where nothing is; a record
     that cannot be read raises `RecordUnreadableError`, for it is neither answer.
     """
-    backend, final = locate(path, options.current(context).storage)
+    backend, final = options.current(context).locate(path)
     found = _run(occupant(backend, final))
     if found.kind != "ours":
         return found.kind == "orbax"
@@ -275,7 +274,7 @@ def verify(path: Path, *, context: options.Context | None = None) -> VerifyRepor
         True
     """
     chosen = options.current(context)
-    backend, final = locate(path, chosen.storage)
+    backend, final = chosen.locate(path)
     return _run(verify_checkpoint(backend, final, chosen))
 
 
@@ -324,8 +323,8 @@ def copy_async(
 ) -> AsyncResponse[None]:
     """Copies in the background; see `copy`."""
     chosen = options.current(context)
-    from_backend, from_final = locate(source, chosen.storage)
-    to_backend, to_final = locate(destination, chosen.storage)
+    from_backend, from_final = chosen.locate(source)
+    to_backend, to_final = chosen.locate(destination)
     check_final(to_final)
 
     async def run() -> None:
@@ -361,7 +360,7 @@ def delete(path: Path, *, missing_ok: bool = False, context: options.Context | N
         FileNotFoundError: No checkpoint is committed there.
         CommitConflictError: It was replaced meanwhile; the new one was not touched.
     """
-    backend, final = locate(path, options.current(context).storage)
+    backend, final = options.current(context).locate(path)
 
     async def remove() -> None:
         record = (await open_committed(backend, final, check_whole=False)).record

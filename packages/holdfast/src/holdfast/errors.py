@@ -13,6 +13,7 @@ from holdfast_checkpointer.errors import (
     TensorNotFoundError,
     TreeMismatchError,
     UnsupportedLeafError,
+    UnsupportedOptionError,
 )
 from holdfast_manager.errors import StepAlreadyExistsError, StepNotFoundError
 from holdfast_metadata.errors import HoldfastError, MetadataError, NewerFormatError
@@ -78,4 +79,5 @@ __all__ = [
     "UnknownSchemeError",
     "UnsupportedLeafError",
     "UnsupportedOperationError",
+    "UnsupportedOptionError",
 ]

@@ -1,7 +1,23 @@
 """Options of saving and loading; `holdfast.Context` carries them."""
 
 from holdfast_checkpointer.arrays.options import ArrayLoadOptions, ArraySaveOptions
-from holdfast_checkpointer.options import ArrayOptions, AsyncOptions
+from holdfast_checkpointer.options import (
+    ArrayOptions,
+    AsyncOptions,
+    AtomicityMode,
+    AtomicityOptions,
+    CheckpointablesOptions,
+    DeletionOptions,
+    FileOptions,
+    GcsDeletionOptions,
+    MemoryOptions,
+    MultiprocessingOptions,
+    PathwaysOptions,
+    PyTreeLoadOptions,
+    PyTreeMetadataOptions,
+    PyTreeOptions,
+    PyTreeSaveOptions,
+)
 from holdfast_checkpointer.safetensors.options import CheckpointLayout, SafetensorsOptions
 
 __all__ = [
@@ -9,6 +25,19 @@ __all__ = [
     "ArrayOptions",
     "ArraySaveOptions",
     "AsyncOptions",
+    "AtomicityMode",
+    "AtomicityOptions",
     "CheckpointLayout",
+    "CheckpointablesOptions",
+    "DeletionOptions",
+    "FileOptions",
+    "GcsDeletionOptions",
+    "MemoryOptions",
+    "MultiprocessingOptions",
+    "PathwaysOptions",
+    "PyTreeLoadOptions",
+    "PyTreeMetadataOptions",
+    "PyTreeOptions",
+    "PyTreeSaveOptions",
     "SafetensorsOptions",
 ]

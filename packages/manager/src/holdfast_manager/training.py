@@ -32,7 +32,6 @@ from holdfast_manager.policies.save_decision_policies import (
 from holdfast_manager.run_directory import RunDirectory
 from holdfast_manager.steps import CheckpointMetadata, check_step, step_name
 from holdfast_metadata import require_json
-from holdfast_storage import open_backend
 from holdfast_storage.loop import get_loop
 
 _log = logging.getLogger(__name__)
@@ -111,7 +110,7 @@ class Checkpointer:
         if custom_metadata is not None:
             functions.check_custom_metadata(custom_metadata)
         self._context = options.current(context)
-        self._run = RunDirectory(open_backend(directory, self._context.storage))
+        self._run = RunDirectory(self._context.open_backend(directory))
         self._policy = save_decision_policy or ContinuousCheckpointingPolicy()
         self._preservation = preservation_policy or PreserveAll()
         self._custom_metadata = custom_metadata

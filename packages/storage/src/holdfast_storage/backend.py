@@ -196,6 +196,21 @@ class StorageBackend(abc.ABC):
         for key in marks:
             await self.delete(key)
 
+    def with_directory_mode(self, mode: int) -> StorageBackend:
+        """The same place, where each directory of an attempt gets a mode when it is sealed.
+
+        Args:
+            mode: The mode bits; the owner's are all set.
+
+        Raises:
+            UnsupportedOperationError: The store has no directories.
+        """
+        raise errors.UnsupportedOperationError(
+            f"path_permission_mode={mode:#o} is for storage with directories, and this has none; "
+            "who may read here is set in the store itself",
+            root=self.root,
+        )
+
     async def abort_uploads(self, prefix: str, *, older_than: float) -> int:
         """Aborts unfinished multipart uploads older than `older_than` seconds; says how many."""
         return 0

@@ -66,7 +66,7 @@ class PyTreeCheckpointHandler(CheckpointHandler):
             described = describe(args.item)
             arrays = snapshot_all(described.arrays())
         handler = f"{type(self).__module__}.{type(self).__qualname__}"
-        return _StagedPyTree(described, arrays, context.array.saving, handler)
+        return _StagedPyTree(described, arrays, context.array_saving, handler)
 
     def prepare(self, args: Any) -> Any:
         """Takes the target apart, and captures where the caller's thread puts arrays.
@@ -96,7 +96,7 @@ class PyTreeCheckpointHandler(CheckpointHandler):
                 wants = want_as_saved(root)
             else:
                 wants = match(request.target, root, cast=args.cast, orbax=not item.ours)
-        leaves = await fetch(item, wants, request.placing, context.array.loading)
+        leaves = await fetch(item, wants, request.placing, context.array_loading)
         if request.target is not None:
             return jax.tree_util.tree_unflatten(request.target.treedef, leaves)
         return rebuild(root, leaves, types=args.types, as_orbax=args.as_orbax)
@@ -107,7 +107,7 @@ class PyTreeCheckpointHandler(CheckpointHandler):
         specs = [spec for _, spec in item.tree.leaves()]
         if item.ours:
             return rebuild(item.tree.root, [_metadata(spec) for spec in specs])
-        reader = ArrayReader(area.kv_target(), item.layout, Context().array.loading)
+        reader = ArrayReader(area.kv_target(), item.layout, Context().array_loading)
         leaves = [await _orbax_metadata(reader, spec) for spec in specs]
         return rebuild(item.tree.root, leaves)
 
@@ -120,7 +120,7 @@ class PyTreeCheckpointHandler(CheckpointHandler):
     async def verify(self, area: ReadArea, context: Context) -> tuple[int, list[str]]:
         """Reads every array; returns how many, and what is damaged, in words."""
         item = await open_item(area)
-        reader = ArrayReader(area.kv_target(), item.layout, context.array.loading, label=area.label)
+        reader = ArrayReader(area.kv_target(), item.layout, context.array_loading, label=area.label)
         problems = []
         stored = [(path, spec) for path, spec in item.tree.leaves() if _has_array(spec)]
         for path, spec in stored:
