@@ -238,3 +238,15 @@ def test_arguments_of_another_handler_are_refused(tmp_path):
 def test_bad_options_are_refused_where_they_are_made(options, said):
     with pytest.raises(ValueError, match=said):
         hc.options.ArraySaveOptions(**options)
+
+
+def test_a_class_that_gives_two_children_one_key_is_refused_for_one_would_be_lost(place):
+    class Twice:
+        pass
+
+    def flatten(_):
+        return ((jax.tree_util.DictKey("x"), 1), (jax.tree_util.GetAttrKey("x"), 2)), None
+
+    jax.tree_util.register_pytree_with_keys(Twice, flatten, lambda *_: Twice())
+    with pytest.raises(ValueError, match=r"\['t'\]: two children of a Twice have the same key"):
+        hc.save(f"{place}/twice", {"t": Twice()})

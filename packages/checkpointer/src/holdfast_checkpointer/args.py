@@ -5,7 +5,7 @@ Named and shaped as Orbax's, so that migrating is one import line.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -36,6 +36,10 @@ class PyTreeRestore(CheckpointArgs):
             any.
         fallback_sharding: For arrays without a target sharding whose saved one does not
             fit the devices here.
+        select: Globs over the saved key paths, such as "params/**": only leaves that one of
+            them matches are read, and the result is the tree of those. See "Load a part".
+        rename: Regular expressions over whole saved key paths, each with its replacement, or
+            a function from path to path. The target is matched after it.
     """
 
     item: Any = None
@@ -43,6 +47,8 @@ class PyTreeRestore(CheckpointArgs):
     as_orbax: bool = False
     cast: str = "safe"
     fallback_sharding: Any = None
+    select: str | Sequence[str] | None = None
+    rename: Mapping[str, str] | Callable[[str], str] | None = None
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,10 @@ class UnsupportedLeafError(HoldfastError, ValueError):
         self.problems = tuple(problems)
 
 
+class SelectionError(HoldfastError, ValueError):
+    """A `select=` or `rename=` cannot be done; says what it found and what is there."""
+
+
 class PlacementError(HoldfastError, ValueError):
     """An array cannot be put where it was asked for, or where it was; says what would do."""
 

@@ -158,7 +158,8 @@ def load(
         checkpointable_name: The item; "AUTO" takes `state`, or else the first PyTree.
         context: Options of this call.
         **restore: Further fields of `args.PyTreeRestore`: `types`, `as_orbax`, `cast`,
-            `fallback_sharding`.
+            `fallback_sharding`, and `select` and `rename` to load a part of it or into a
+            model with other names.
 
     Raises:
         FileNotFoundError: No checkpoint is committed there; the message says what is.

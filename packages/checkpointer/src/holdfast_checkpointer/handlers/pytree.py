@@ -30,6 +30,7 @@ from holdfast_checkpointer.trees.match import (
 )
 from holdfast_checkpointer.trees.paths import show
 from holdfast_checkpointer.trees.rebuild import rebuild
+from holdfast_checkpointer.trees.select import Selection
 from holdfast_metadata import DIGESTS_DIR, TREE_FILE, LeafSpec, MetadataError, dtype_from_name
 from holdfast_metadata.orbax import (
     ARRAY_METADATA_DIR,
@@ -47,6 +48,7 @@ class _Request:
     args: PyTreeRestore
     target: Target | None
     placing: Placing
+    selection: Selection | None = None
 
 
 class PyTreeCheckpointHandler(CheckpointHandler):
@@ -79,9 +81,8 @@ class PyTreeCheckpointHandler(CheckpointHandler):
         with uncollected():
             target = None if args.item is None else take_target(args.item)
         unsafe = args.cast == "unsafe"
-        return _Request(
-            args, target, Placing.of_caller(fallback=args.fallback_sharding, unsafe=unsafe)
-        )
+        placing = Placing.of_caller(fallback=args.fallback_sharding, unsafe=unsafe)
+        return _Request(args, target, placing, Selection.of(args.select, args.rename))
 
     async def fetch(self, area: ReadArea, request: Any, context: Context) -> Any:
         """Reads the tree, or what the target wants of it; see `load`."""
@@ -90,6 +91,8 @@ class PyTreeCheckpointHandler(CheckpointHandler):
     async def fetch_item(self, item: StoredItem, request: Any, context: Context) -> Any:
         """`fetch` of an item that was opened."""
         root = item.tree.root
+        if request.selection is not None:
+            root = request.selection.apply(root)
         args = request.args
         with uncollected():
             if request.target is None:

@@ -75,6 +75,9 @@ def _visit(node: Any, path: Path, leaves: list[tuple[Path, Any]], problems: list
     except MetadataError as error:
         problems.append(f"{show(path)}: {error}")
         return LEAF
+    if len(set(steps)) != len(steps):
+        problems.append(f"{show(path)}: two children of a {kind.__name__} have the same key")
+        return LEAF
     children = tuple(
         _visit(child, (*path, step), leaves, problems)
         for step, (_, child) in zip(steps, entries, strict=True)
