@@ -184,11 +184,10 @@ def test_keys_of_any_kind_have_paths_of_their_own(place):
     hf.save(f"{place}/keys", tree)
     paths = []
     hf.load(f"{place}/keys", rename=lambda path: paths.append(path) or path)
-    assert sorted(paths) == sorted(
-        "a%2Fb|a/b|a/%252F|odd/%int:1|odd/1|pair/(1, 'x')|pair/(1, 'y%2Fz')|block/kernel|block/bias|/".split(
-            "|"
-        )
-    )
+    assert set(paths) == {
+        *("a%2Fb", "a/b", "a/%252F", "odd/%int:1", "odd/1", "/"),
+        *("pair/(1, 'x')", "pair/(1, 'y%2Fz')", "block/kernel", "block/bias"),
+    }
     values = {path: jax.tree.leaves(hf.load(f"{place}/keys", select=path)) for path in paths}
     assert values["a%2Fb"] == [1]
     assert values["a/b"] == [2]
