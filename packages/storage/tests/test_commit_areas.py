@@ -128,3 +128,8 @@ async def test_files_that_nobody_listed_are_not_committed():
         await strategy.commit(txn, entries)
     await strategy.abort(txn)
     assert [info.key async for info in backend.walk("")] == ["7/_COMMIT.json"]  # the fence
+
+
+async def test_a_store_of_objects_has_no_local_folder(backend):
+    strategy, txn = await begun(backend)
+    assert strategy.area(txn).local_path() is None

@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 
-from holdfast_storage import IfAbsent, IfVersion, errors, open_backend
+from holdfast_storage import IfAbsent, IfVersion, errors, open_backend, scratch
 from holdfast_storage import memory as module
 from holdfast_storage.memory import MemoryBackend
 from holdfast_storage.testing.backend_tests import StorageBackendTests
@@ -100,7 +100,7 @@ def test_a_forked_child_has_a_store_of_its_own():
     if pid == 0:
         try:
             asyncio.run(backend.put("k", b"child", condition=IfAbsent()))
-            module._remove(str(module._stores._directory), os.getpid())
+            scratch._remove(module._stores._folder.path, os.getpid())
         except BaseException:
             os._exit(1)
         os._exit(0)

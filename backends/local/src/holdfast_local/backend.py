@@ -277,6 +277,11 @@ class LocalBackend(StorageBackend):
         }
         return KvTarget(spec, context, self.hints)
 
+    def local_path(self, prefix: str) -> str | None:
+        """See `StorageBackend.local_path`."""
+        keys.check_prefix(prefix, root=self.root)
+        return self._path(prefix)
+
     async def rename_prefix(self, source: str, destination: str) -> None:
         """See `StorageBackend.rename_prefix`."""
         for key in (source, destination):

@@ -2,7 +2,7 @@
 
 from holdfast_metadata.attempt import ATTEMPT_FILE, AttemptMark
 from holdfast_metadata.commit import COMMIT_FILE, CommitRecord
-from holdfast_metadata.digest import digest_bytes, matches_digest
+from holdfast_metadata.digest import Digester, digest_bytes, matches_digest
 from holdfast_metadata.digests import DIGESTS_DIR, ArrayDigests, ChunkDigests
 from holdfast_metadata.dtypes import dtype_from_name, dtype_name
 from holdfast_metadata.errors import HoldfastError, MetadataError, NewerFormatError
@@ -37,6 +37,7 @@ __all__ = [
     "CommitRecord",
     "CustomNode",
     "DictNode",
+    "Digester",
     "HoldfastError",
     "Key",
     "LeafNode",

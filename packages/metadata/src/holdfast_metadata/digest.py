@@ -46,3 +46,26 @@ def matches_digest(buffer: Any, expected: str) -> bool:
     if not expected.startswith(PREFIX) or len(expected) != len(PREFIX) + 16:
         raise MetadataError(f"{expected!r:.60} is no digest; known are {PREFIX}<16 hex digits>")
     return digest_bytes(buffer) == expected
+
+
+class Digester:
+    """Digests what comes in pieces.
+
+    Example:
+        >>> digester = Digester()
+        >>> digester.update(b"hold")
+        >>> digester.update(b"fast")
+        >>> digester.digest() == digest_bytes(b"holdfast")
+        True
+    """
+
+    def __init__(self) -> None:
+        self._state = xxhash.xxh3_64()
+
+    def update(self, piece: bytes) -> None:
+        """Adds the next piece."""
+        self._state.update(piece)
+
+    def digest(self) -> str:
+        """The digest of all pieces so far."""
+        return PREFIX + self._state.hexdigest()

@@ -3,6 +3,7 @@
 from holdfast_storage import commit, errors, keys
 from holdfast_storage.areas import ReadArea, WriteArea
 from holdfast_storage.backend import StorageBackend
+from holdfast_storage.direct import DirectArea
 from holdfast_storage.errors import (
     AttemptLostError,
     CheckpointChangedError,
@@ -58,6 +59,7 @@ __all__ = [
     "CommitUnknownError",
     "DamagedCheckpointError",
     "DestinationOccupiedError",
+    "DirectArea",
     "IfAbsent",
     "IfVersion",
     "IncompleteCheckpointError",

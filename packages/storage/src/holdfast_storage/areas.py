@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from holdfast_storage.values import KvTarget
@@ -27,6 +27,14 @@ class WriteArea(Protocol):
 
     def kv_target(self, name: str = "") -> KvTarget:
         """How TensorStore writes below this scope."""
+        ...
+
+    def local_path(self) -> str | None:
+        """The folder of this host that this scope is, for programs that write with `open`.
+
+        It need not exist. None where the store has no such folder. Files in it become part of
+        what is saved, with their digests, and are durable once the attempt is sealed.
+        """
         ...
 
 
@@ -58,4 +66,20 @@ class ReadArea(Protocol):
 
     def kv_target(self, name: str = "") -> KvTarget:
         """How TensorStore reads below this scope."""
+        ...
+
+    def local_path(self) -> str | None:
+        """The folder of this host that this scope is, or None; nothing in it is checked."""
+        ...
+
+    async def files(self) -> Mapping[str, int]:
+        """Every file below this scope, at any depth, with its size."""
+        ...
+
+    async def check(self) -> None:
+        """Compares every file below this scope that has a digest with what was saved.
+
+        Raises:
+            DamagedCheckpointError: One is gone or differs.
+        """
         ...

@@ -151,6 +151,15 @@ class StorageBackend(abc.ABC):
     def kv_target(self, prefix: str) -> KvTarget:
         """Says how TensorStore reaches `prefix`. Pure: no I/O."""
 
+    def local_path(self, prefix: str) -> str | None:
+        """The folder of this host's file system that `prefix` is, or None. Pure: no I/O.
+
+        Where there is one, programs may write files below it with `open`; like those of
+        TensorStore they appear in `walk` and `get` (G7), and `sync_prefix` makes them durable.
+        A store that keeps its objects in any other way has none.
+        """
+        return None
+
     @abc.abstractmethod
     async def commit_strategy(self) -> CommitStrategy:
         """Returns the commit protocol that suits this store, after any probe it needs."""

@@ -10,20 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 import stat
 import tempfile
 import threading
 import time
-import weakref
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
+from holdfast_storage.scratch import ScratchFolder, remove_abandoned
 from holdfast_storage.values import (
     ByteRange,
     Capabilities,
@@ -51,19 +50,13 @@ class _Stores:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self._clock = 0
-        self._directory: str | None = None
-        self._held: int | None = None
+        self._folder: ScratchFolder | None = None
 
     def _private(self) -> Path:
         with self.lock:
-            if self._directory is None or not os.path.isdir(self._directory):
-                base = _base()
-                made = tempfile.mkdtemp(prefix=_PREFIX, dir=base)
-                while (held := _hold(made)) is None:  # taken for abandoned by another process
-                    made = tempfile.mkdtemp(prefix=_PREFIX, dir=base)
-                self._directory, self._held = made, held
-                weakref.finalize(self, _remove, made, os.getpid())
-            return Path(self._directory)
+            if self._folder is None or not os.path.isdir(self._folder.path):
+                self._folder = ScratchFolder(_PREFIX, _base())
+            return Path(self._folder.path)
 
     def objects(self) -> Path:
         """The folder of all objects."""
@@ -80,55 +73,21 @@ class _Stores:
 
     def let_go(self) -> None:
         """Closes what a fork copied; the parent goes on holding its directory."""
-        if self._held is not None:
-            os.close(self._held)
+        if self._folder is not None:
+            self._folder.let_go()
 
 
 def _base() -> str:
     """Where directories are made, free of what killed processes left there."""
     slow = tempfile.gettempdir()
     if not (os.path.isdir(_IN_RAM) and os.access(_IN_RAM, os.W_OK)):
-        _remove_abandoned(slow)
+        remove_abandoned(_PREFIX, slow)
         return slow
-    _remove_abandoned(_IN_RAM)
+    remove_abandoned(_PREFIX, _IN_RAM)
     if shutil.disk_usage(_IN_RAM).free >= _ENOUGH_BYTES:
         return _IN_RAM
-    _remove_abandoned(slow)
+    remove_abandoned(_PREFIX, slow)
     return slow
-
-
-def _hold(directory: str) -> int | None:
-    """Locks a file beside the objects for as long as this process lives."""
-    descriptor = os.open(f"{directory}.alive", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _remove_abandoned(base: str) -> None:
-    """Removes what killed processes left: it would fill the memory until the next boot."""
-    for entry in os.scandir(base):
-        if not entry.name.startswith(_PREFIX) or not entry.name.endswith(".alive"):
-            continue
-        try:
-            descriptor = _hold(entry.path.removesuffix(".alive"))
-        except OSError:
-            continue  # another user's
-        if descriptor is not None:
-            shutil.rmtree(entry.path.removesuffix(".alive"), ignore_errors=True)
-            with contextlib.suppress(OSError):
-                os.unlink(entry.path)
-            os.close(descriptor)
-
-
-def _remove(directory: str, owner: int) -> None:
-    if os.getpid() == owner:  # a forked child must not remove the parent's objects
-        shutil.rmtree(directory, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            os.unlink(f"{directory}.alive")
 
 
 _stores = _Stores()

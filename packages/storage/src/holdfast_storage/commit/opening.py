@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,11 +20,13 @@ from holdfast_storage.backend import StorageBackend
 from holdfast_storage.commit import layout
 from holdfast_storage.commit.occupancy import occupant
 from holdfast_storage.commit.record import StoredRecord, read_record
+from holdfast_storage.streaming import PIECE_BYTES, digest_object
 from holdfast_storage.values import KvTarget
 
 T = TypeVar("T")
 _RESTARTS = 3
 _AT_ONCE = 64
+_CHECKED_AT_ONCE = 4
 
 
 class PlainArea:
@@ -56,6 +58,18 @@ class PlainArea:
     def kv_target(self, name: str = "") -> KvTarget:
         """How TensorStore reads below this scope."""
         return self._backend.kv_target(self._key(name) if name else self._prefix)
+
+    def local_path(self) -> str | None:
+        """See `ReadArea.local_path`."""
+        return self._backend.local_path(self._prefix)
+
+    async def files(self) -> Mapping[str, int]:
+        """Every file below this scope, by a listing."""
+        walked = self._backend.walk(self._prefix)
+        return {keys.relative(info.key, self._prefix): info.size async for info in walked}
+
+    async def check(self) -> None:
+        """Nothing is known of these files that could be compared."""
 
     def _key(self, name: str) -> str:
         keys.check_key(name, root=self.label)
@@ -115,11 +129,29 @@ class CommittedArea(PlainArea):
     async def names(self) -> Sequence[str]:
         """Files and folders one level below, by the manifest; no I/O."""
         found = set()
-        for path in self.manifest.by_path:
-            if keys.is_under(path, self._below):
-                head, slash, _ = keys.relative(path, self._below).partition("/")
-                found.add(head + slash)
+        for entry in self._entries():
+            head, slash, _ = keys.relative(entry.path, self._below).partition("/")
+            found.add(head + slash)
         return sorted(found)
+
+    async def files(self) -> Mapping[str, int]:
+        """Every file below this scope, by the manifest; no I/O."""
+        return {keys.relative(e.path, self._below): e.size for e in self._entries()}
+
+    async def check(self) -> None:
+        """See `ReadArea.check`."""
+        limit = asyncio.Semaphore(_CHECKED_AT_ONCE)
+        top = keys.join(self.final, self.record.data)
+
+        async def check(entry: ManifestEntry) -> None:
+            async with limit:
+                await check_file(self._backend, keys.join(top, entry.path), entry)
+
+        await asyncio.gather(*(check(e) for e in self._entries() if e.digest is not None))
+
+    def _entries(self) -> list[ManifestEntry]:
+        below = self._below
+        return [e for e in self.manifest.entries if keys.is_under(e.path, below)]
 
 
 async def read_checked(backend: StorageBackend, key: str, entry: ManifestEntry) -> bytes:
@@ -144,6 +176,27 @@ async def read_checked(backend: StorageBackend, key: str, entry: ManifestEntry) 
             f"the file {entry.path!r} {problem}", file=entry.path, key=key, root=backend.root
         )
     return data
+
+
+async def check_file(backend: StorageBackend, key: str, entry: ManifestEntry) -> None:
+    """Like `read_checked`, without holding a large file in memory.
+
+    Raises:
+        DamagedCheckpointError: It is gone, or differs in size or digest.
+    """
+    if entry.size <= PIECE_BYTES:
+        await read_checked(backend, key, entry)
+        return
+    where = {"file": entry.path, "key": key, "root": backend.root}
+    try:
+        if await digest_object(backend, key, entry.size) == entry.digest:
+            return
+    except errors.ObjectNotFoundError as error:
+        message = f"the file {entry.path!r} is missing"
+        raise errors.DamagedCheckpointError(message, **where) from error
+    raise errors.DamagedCheckpointError(
+        f"the file {entry.path!r} has other bytes than were saved", **where
+    )
 
 
 async def open_committed(
@@ -386,7 +439,7 @@ async def verify(backend: StorageBackend, final: str) -> FileReport:
             if entry.digest is None:
                 continue
             try:
-                await read_checked(backend, keys.join(prefix, entry.path), entry)
+                await check_file(backend, keys.join(prefix, entry.path), entry)
             except errors.DamagedCheckpointError as error:
                 problems.append(str(error))
     return FileReport(len(area.manifest.entries), tuple(problems))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from collections.abc import Mapping
 
 from holdfast_metadata import (
     ATTEMPT_FILE,
@@ -13,10 +15,12 @@ from holdfast_metadata import (
 )
 from holdfast_storage import keys
 from holdfast_storage.backend import StorageBackend
-from holdfast_storage.values import KvTarget
+from holdfast_storage.streaming import digest_object
+from holdfast_storage.values import KvTarget, ObjectInfo
 
 # The protocol's own files are no part of what was saved.
 PROTOCOL_FILES = frozenset((ATTEMPT_FILE, COMMIT_FILE, MANIFEST_FILE))
+_AT_ONCE = 8
 
 
 class StagingArea:
@@ -32,6 +36,7 @@ class StagingArea:
             self._lock = threading.Lock()
             self._files: dict[str, ManifestEntry] = {}
             self._handed_out: set[str] = set()
+            self._folders: set[str] = set()
 
     @property
     def label(self) -> str:
@@ -67,10 +72,21 @@ class StagingArea:
             self._top._handed_out.add(key)
         return self._backend.kv_target(key)
 
+    def local_path(self) -> str | None:
+        """See `WriteArea.local_path`."""
+        path = self._backend.local_path(self._prefix)
+        if path is not None:
+            with self._top._lock:
+                self._top._folders.add(self._prefix)
+        return path
+
     async def entries(self) -> tuple[ManifestEntry, ...]:
         """Every file that went through the area, with digests where they are known."""
         top = self._top
         found = dict(top._files)
+        for prefix in sorted(top._folders):
+            for path, entry in (await self._written_directly(prefix, found)).items():
+                found.setdefault(path, entry)
         for prefix in sorted(top._handed_out):
             async for info in self._backend.walk(prefix):
                 path = keys.relative(info.key, top._prefix)
@@ -78,6 +94,26 @@ class StagingArea:
                     continue
                 found.setdefault(path, ManifestEntry(path, info.size))
         return tuple(found[path] for path in sorted(found))
+
+    async def _written_directly(
+        self, prefix: str, known: Mapping[str, ManifestEntry]
+    ) -> dict[str, ManifestEntry]:
+        """The files below a folder that programs wrote into, with their digests."""
+        top = self._top._prefix
+        limit = asyncio.Semaphore(_AT_ONCE)
+
+        async def digested(info: ObjectInfo) -> ManifestEntry:
+            async with limit:
+                digest = await digest_object(self._backend, info.key, info.size)
+            return ManifestEntry(keys.relative(info.key, top), info.size, digest)
+
+        infos = [
+            info
+            async for info in self._backend.walk(prefix)
+            if keys.relative(info.key, top) not in PROTOCOL_FILES | known.keys()
+        ]
+        entries = await asyncio.gather(*map(digested, infos))
+        return {entry.path: entry for entry in entries}
 
     def _key(self, name: str) -> str:
         keys.check_key(name, root=self.label)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import pathlib
 from typing import Any
 
 import pytest
@@ -338,6 +339,21 @@ class StorageBackendTests:
         assert bytes((await store.read("z")).value) == b"from the backend"
         assert target.spec["path"].endswith("/")
 
+    async def test_files_written_into_a_local_folder_are_the_backends(
+        self, backend: StorageBackend
+    ) -> None:
+        folder = backend.local_path("opened/below")
+        if folder is None:
+            return  # the store has none, which is an answer too
+        _write_file(folder, "deep/file", b"from a program")
+        await backend.sync_prefix("opened")
+        assert await backend.get("opened/below/deep/file") == b"from a program"
+        assert await keys_below(backend, "opened") == ["opened/below/deep/file"]
+        await backend.put("opened/below/put", b"from the backend")
+        assert _files_in(folder) == {"deep/file": b"from a program", "put": b"from the backend"}
+        await backend.delete_prefix("opened/below")
+        assert _files_in(folder) == {}
+
     # --- G8: errors are ours, and nothing is left half-way -----------------------------------
 
     async def test_absence_is_told_with_key_and_root(self, backend: StorageBackend) -> None:
@@ -399,3 +415,15 @@ class StorageBackendTests:
     async def test_closing_twice_does_nothing(self, backend: StorageBackend) -> None:
         await backend.aclose()
         await backend.aclose()
+
+
+def _write_file(folder: str, name: str, data: bytes) -> None:
+    path = pathlib.Path(folder, name)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(data)
+
+
+def _files_in(folder: str) -> dict[str, bytes]:
+    base = pathlib.Path(folder)
+    found = (path for path in base.rglob("*") if path.is_file())
+    return {path.relative_to(base).as_posix(): path.read_bytes() for path in found}

@@ -188,6 +188,10 @@ class FaultyBackend(StorageBackend):
         """See `StorageBackend.kv_target`."""
         return self._inner.kv_target(prefix)
 
+    def local_path(self, prefix: str) -> str | None:
+        """See `StorageBackend.local_path`."""
+        return self._inner.local_path(prefix)
+
     async def commit_strategy(self) -> CommitStrategy:
         """The inner store's strategy, acting through this view."""
         kind: Callable[[StorageBackend], CommitStrategy] = type(await self._inner.commit_strategy())
