@@ -79,3 +79,16 @@ class TensorNotFoundError(HoldfastError, KeyError):
 
 class UnsupportedOptionError(HoldfastError, NotImplementedError, ValueError):
     """An option's value would have no effect; the message says what is done, and accepted."""
+
+
+
+class StorageOptionsError(HoldfastError, ValueError):
+    """Leaves cannot be stored as asked; nothing was written.
+
+    Attributes:
+        problems: Every such leaf, with its path.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__(f"leaves cannot be stored as asked:\n{_listed(problems)}")
+        self.problems = tuple(problems)

@@ -2,14 +2,63 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from holdfast_checkpointer.errors import UnsupportedOptionError
+from holdfast_metadata import MetadataError, dtype_name
 
 MIB = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
+class StorageOptions:
+    """How one array is stored; a field that is None leaves the choice to the wider options.
+
+    Attributes:
+        dtype: The dtype to store, and to come back as. It is for arrays and NumPy scalars:
+            Python numbers are stored exactly, text, bytes and PRNG keys as they are. Within
+            a kind (bool, int, float, complex) or from int to float; anything else, and an
+            integer that the dtype cannot hold, is refused.
+        chunk_byte_size: A chunk is at most this large.
+        shard_axes: The axes to cut into chunks first, before the leading ones. Axes that a
+            leaf does not have are refused where the options are for that leaf alone.
+
+    Checked when they are used, so that the message can name the leaf.
+    """
+
+    dtype: Any = None
+    chunk_byte_size: int | None = None
+    shard_axes: tuple[int, ...] | None = None
+
+
+ScopedStorageOptions = Callable[[Any, Any], StorageOptions | None]
+
+
+def storage_problem(dtype: Any, chunk_byte_size: Any, shard_axes: Any) -> str | None:
+    """Why storage options are wrong whatever the leaf, in words; None if they are not."""
+    if dtype is not None:
+        try:
+            dtype_name(dtype)
+        except MetadataError as error:
+            return f"dtype: {error}"
+    if chunk_byte_size is not None and not (_is_whole(chunk_byte_size) and chunk_byte_size > 0):
+        return f"chunk_byte_size must be a whole number of at least 1, got {chunk_byte_size!r}"
+    if shard_axes is None:
+        return None
+    if not isinstance(shard_axes, tuple | list) or not all(
+        _is_whole(axis) and axis >= 0 for axis in shard_axes
+    ):
+        return f"shard_axes must be a tuple of axes from 0 upwards, got {shard_axes!r}"
+    if len(set(shard_axes)) < len(shard_axes):
+        return f"shard_axes names an axis twice: {shard_axes!r}"
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ArraySaveOptions:
-    """How arrays are written.
+    """How arrays are written; also called `ArrayOptions.Saving`.
 
     Attributes:
         chunk_bytes: A chunk, the unit of digest and of reading, is at most this large.
@@ -18,37 +67,183 @@ class ArraySaveOptions:
         small_leaf_bytes: Arrays up to this size are written as plain key/values.
         bytes_in_flight: If given, arrays are written in batches of about this many bytes,
             which bounds the memory that compression needs.
+        storage_options: For every array; see `StorageOptions`.
+        scoped_storage_options_creator: Called with JAX's key path and the value of every
+            leaf; gives the `StorageOptions` of that leaf, whose fields win over
+            `storage_options`, or None.
+        use_compression: Orbax's name: True is "zstd", False no compression.
+        ocdbt_target_data_file_size: About how large a data file becomes, in bytes; 0 sets no
+            limit, None takes what suits the storage.
+        use_ocdbt: Arrays are in one OCDBT database; only True is accepted.
+        use_zarr3: Arrays are zarr 3; only True is accepted.
+        enable_pinned_host_transfer: Copies to the host go through JAX's own buffers; True is
+            refused.
+        enable_post_merge_validation: What was written is always compared with what was to be
+            written before the commit; False is refused.
+        use_replica_parallel: One copy of each replicated part is written; True is refused.
+        min_slice_bytes_for_replica_parallel: Likewise; only None is accepted.
+        max_replicas_for_replica_parallel: Likewise; only None is accepted.
+        enable_replica_parallel_separate_folder: Likewise; only False is accepted.
+        enable_write_sharding_file: Shardings are always recorded; False is refused.
+        array_metadata_store: Shapes of chunks are always recorded; nothing is accepted.
+
+    Raises:
+        ValueError: A value is impossible, or (`UnsupportedOptionError`) would have no
+            effect.
     """
+
+    StorageOptions: ClassVar[type[StorageOptions]] = StorageOptions
 
     chunk_bytes: int = 16 * MIB
     compression: str | None = None
     small_leaf_bytes: int = 64 << 10
     bytes_in_flight: int | None = None
+    storage_options: StorageOptions = field(default_factory=StorageOptions)
+    scoped_storage_options_creator: ScopedStorageOptions | None = None
+    use_compression: bool | None = None
+    ocdbt_target_data_file_size: int | None = None
+    use_ocdbt: bool = True
+    use_zarr3: bool = True
+    enable_pinned_host_transfer: bool | None = None
+    enable_post_merge_validation: bool = True
+    use_replica_parallel: bool | None = None
+    min_slice_bytes_for_replica_parallel: int | None = None
+    max_replicas_for_replica_parallel: int | None = None
+    enable_replica_parallel_separate_folder: bool = False
+    enable_write_sharding_file: bool = True
+    array_metadata_store: Any = ...
 
     def __post_init__(self) -> None:
-        if self.compression not in (None, "zstd"):
-            raise ValueError(f"compression must be None or 'zstd', got {self.compression!r}")
+        self._set_compression()
         for name in ("chunk_bytes", "bytes_in_flight"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value!r}")
+            _at_least_one(name, getattr(self, name))
         if self.small_leaf_bytes < 0:
             raise ValueError(f"small_leaf_bytes must not be negative, got {self.small_leaf_bytes}")
+        check_file_size(self.ocdbt_target_data_file_size)
+        if not isinstance(self.storage_options, StorageOptions):
+            raise ValueError(
+                f"storage_options must be StorageOptions, got {self.storage_options!r:.60}"
+            )
+        chosen = self.storage_options
+        problem = storage_problem(chosen.dtype, chosen.chunk_byte_size, chosen.shard_axes)
+        if problem:
+            raise ValueError(f"storage_options: {problem}")
+        creator = self.scoped_storage_options_creator
+        if creator is not None and not callable(creator):
+            raise ValueError(f"scoped_storage_options_creator must be callable, got {creator!r}")
+        for name, (accepted, because) in _SAVED_ALWAYS.items():
+            _refuse_others(name, getattr(self, name), accepted, because)
+
+    def _set_compression(self) -> None:
+        if self.compression not in (None, "zstd"):
+            raise ValueError(f"compression must be None or 'zstd', got {self.compression!r}")
+        if self.use_compression not in (None, True, False):
+            raise ValueError(f"use_compression must be a bool, got {self.use_compression!r}")
+        if self.use_compression is False and self.compression is not None:
+            raise ValueError(f"use_compression=False contradicts compression={self.compression!r}")
+        if self.use_compression:
+            object.__setattr__(self, "compression", "zstd")
+
+
+_REPLICAS = "one copy of each replicated part is written, by one device"
+_SAVED_ALWAYS: dict[str, tuple[tuple[Any, ...], str]] = {
+    "use_ocdbt": ((True,), "holdfast writes one OCDBT database; it reads all of Orbax's layouts"),
+    "use_zarr3": ((True,), "holdfast writes zarr 3; it reads zarr 2 as well"),
+    "enable_pinned_host_transfer": ((None, False), "copies go through JAX's own host buffers"),
+    "enable_post_merge_validation": ((True,), "every save checks what was written"),
+    "use_replica_parallel": ((None, False), _REPLICAS),
+    "min_slice_bytes_for_replica_parallel": ((None,), _REPLICAS),
+    "max_replicas_for_replica_parallel": ((None,), _REPLICAS),
+    "enable_replica_parallel_separate_folder": ((False,), _REPLICAS),
+    "enable_write_sharding_file": ((True,), "shardings are part of the checkpoint"),
+    "array_metadata_store": ((...,), "the shapes of chunks are part of the checkpoint"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadAndBroadcastOptions:
+    """Orbax's options of `use_load_and_broadcast`; only the defaults are accepted.
+
+    Attributes:
+        replica_axis_index: Which mesh axis the replicas lie along.
+        primary_replica_id: Which replica reads.
+        broadcast_memory_limit_bytes: Memory of a broadcast.
+        broadcast_memory_scaling_factor: Part of the free memory that a broadcast may use.
+    """
+
+    replica_axis_index: int = 0
+    primary_replica_id: int = 0
+    broadcast_memory_limit_bytes: int | None = None
+    broadcast_memory_scaling_factor: float | None = 0.75
+
+
+_LOAD_AND_BROADCAST = LoadAndBroadcastOptions()
+_READ_ONCE = "each process reads a part once, however many of its devices hold it"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArrayLoadOptions:
-    """How arrays are read.
+    """How arrays are read; also called `ArrayOptions.Loading`.
 
     Attributes:
         bytes_in_flight: About how many bytes may be under way between storage and the
             arrays that are being filled; by default what the storage needs to be busy.
         verify: Compare every chunk with its digest. Without it damage goes unseen.
+        enable_padding_and_truncation: Where the shape of a target differs from the saved one,
+            pad with zeros or truncate, at the end of each axis. Off, that is an error. The
+            number of axes must be the same in either case; PRNG keys are never padded.
+        raise_array_data_missing_error: A chunk that is missing is damage. False reads it as
+            zeros where Orbax wrote the checkpoint; holdfast's own are always checked.
+        use_load_and_broadcast: True changes nothing in a job of one process, where each part
+            is read once anyway; several processes refuse it.
+        load_and_broadcast_options: Only the defaults are accepted.
+
+    Raises:
+        ValueError: A value is impossible, or (`UnsupportedOptionError`) would have no
+            effect.
     """
 
     bytes_in_flight: int | None = None
     verify: bool = True
+    enable_padding_and_truncation: bool = False
+    raise_array_data_missing_error: bool = True
+    use_load_and_broadcast: bool = False
+    load_and_broadcast_options: Any = _LOAD_AND_BROADCAST
 
     def __post_init__(self) -> None:
-        if self.bytes_in_flight is not None and self.bytes_in_flight < 1:
-            raise ValueError(f"bytes_in_flight must be at least 1, got {self.bytes_in_flight!r}")
+        _at_least_one("bytes_in_flight", self.bytes_in_flight)
+        _refuse_others(
+            "load_and_broadcast_options",
+            self.load_and_broadcast_options,
+            (_LOAD_AND_BROADCAST, None),
+            _READ_ONCE,
+        )
+
+
+def check_file_size(value: Any) -> None:
+    """Refuses a target size of data files that is none.
+
+    Raises:
+        ValueError: It is neither None nor a whole number from 0 upwards.
+    """
+    if value is not None and not (_is_whole(value) and value >= 0):
+        raise ValueError(
+            f"ocdbt_target_data_file_size must be None or a whole number of bytes, got {value!r}"
+        )
+
+
+def _at_least_one(name: str, value: Any) -> None:
+    if value is not None and value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value!r}")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _refuse_others(name: str, value: Any, accepted: tuple[Any, ...], because: str) -> None:
+    if value not in accepted:
+        shown = " or ".join(map(repr, accepted))
+        raise UnsupportedOptionError(
+            f"{name}={value!r} has no meaning here: {because}. Accepted: {shown}"
+        )
