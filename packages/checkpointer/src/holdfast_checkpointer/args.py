@@ -6,9 +6,11 @@ Named and shaped as Orbax's, so that migrating is one import line.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
+
+import jax
 
 
 class CheckpointArgs:
@@ -16,10 +18,105 @@ class CheckpointArgs:
 
 
 @dataclass(frozen=True)
+class SaveArgs:
+    """How one leaf is stored; see `options.StorageOptions` for the fields they share.
+
+    Attributes:
+        aggregate: A past way of storing small arrays; `StandardSave` refuses True, and
+            elsewhere it changes nothing, for small arrays share one file anyway.
+        dtype: The dtype to store, and to come back as.
+        chunk_byte_size: A chunk is at most this large.
+        shard_axes: The axes to cut into chunks first.
+    """
+
+    aggregate: bool = False
+    dtype: Any = None
+    chunk_byte_size: int | None = None
+    shard_axes: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class RestoreArgs:
+    """What one leaf is restored as.
+
+    Attributes:
+        restore_type: `jax.Array`, `np.ndarray`, `int`, `float`, `bool`, `complex`, `str`,
+            `bytes`, a NumPy scalar type, or `type(...)` to skip the leaf; None for what the
+            target says, or for what was saved.
+        dtype: The dtype to make; None for what the target says, or for the saved one.
+    """
+
+    restore_type: Any = None
+    dtype: Any = None
+
+
+@dataclass(frozen=True)
+class ArrayRestoreArgs(RestoreArgs):
+    """What one `jax.Array` is restored as, and where to.
+
+    Attributes:
+        mesh: With `mesh_axes`, another way to give the sharding.
+        mesh_axes: A `PartitionSpec`.
+        sharding: Where to; also a `jax.experimental.layout.Format`. It wins over `mesh`. None
+            for what the target says, or for the saved one.
+        global_shape: The shape to make. One that was not saved is an error, unless `strict` is
+            False.
+        shape: Another name of `global_shape`.
+        strict: False pads with zeros or truncates, at the end of each axis, to `global_shape`.
+
+    Raises:
+        ValueError: `shape` and `global_shape` differ, or only one of `mesh` and `mesh_axes` is
+            given.
+    """
+
+    restore_type: Any = jax.Array
+    mesh: Any = None
+    mesh_axes: Any = None
+    sharding: Any = None
+    global_shape: tuple[int, ...] | None = None
+    shape: tuple[int, ...] | None = None
+    strict: bool = True
+
+    def __post_init__(self) -> None:
+        shape, other = (
+            None if found is None else tuple(found) for found in (self.global_shape, self.shape)
+        )
+        if shape is not None and other is not None and shape != other:
+            raise ValueError(f"shape {other} and global_shape {shape} must be the same")
+        for name in ("shape", "global_shape"):
+            object.__setattr__(self, name, shape if shape is not None else other)
+        if self.sharding is None and (self.mesh is None) != (self.mesh_axes is None):
+            given = "mesh" if self.mesh_axes is None else "mesh_axes"
+            raise ValueError(f"mesh and mesh_axes go together, got only {given}")
+
+
+@dataclass(frozen=True)
+class SingleReplicaArrayRestoreArgs(ArrayRestoreArgs):
+    """Like `ArrayRestoreArgs`: each process reads a part once, whatever holds copies of it.
+
+    Attributes:
+        single_replica_sharding: Accepted and not needed.
+    """
+
+    single_replica_sharding: Any = None
+
+
+@dataclass(frozen=True)
 class PyTreeSave(CheckpointArgs):
-    """Save a PyTree with any leaves that holdfast knows."""
+    """Save a PyTree with any leaves that holdfast knows.
+
+    Attributes:
+        item: The tree.
+        save_args: A tree of `SaveArgs` in the item's structure; None where there is nothing to
+            say about a leaf.
+        ocdbt_target_data_file_size: See `options.ArraySaveOptions`.
+        custom_metadata: A JSON object to store in the item's `_METADATA`, as Orbax does.
+    """
 
     item: Any
+    save_args: Any = None
+    ocdbt_target_data_file_size: int | None = None
+    custom_metadata: Any = None
 
 
 @dataclass(frozen=True)
@@ -29,6 +126,13 @@ class PyTreeRestore(CheckpointArgs):
     Attributes:
         item: The target: a PyTree of arrays, `jax.ShapeDtypeStruct`, scalars, types or
             `...`; None restores what was saved.
+        restore_args: A tree of `RestoreArgs` in the structure of `item`, whose fields win over
+            its leaves; without `item` it is the target itself.
+        transforms: Refused: pass `rename=` or `select=` to `load`.
+        transforms_default_to_original: For `transforms`; it has no effect without.
+        legacy_transform_fn: Refused likewise.
+        partial_restore: The target may leave out leaves that were saved; a leaf of the target
+            that was not saved is an error in either case.
         types: Named tuple classes to use in a load without a target, besides those whose
             module is imported already.
         as_orbax: Without a target, give the containers that Orbax would.
@@ -36,6 +140,11 @@ class PyTreeRestore(CheckpointArgs):
             any.
         fallback_sharding: For arrays without a target sharding whose saved one does not
             fit the devices here.
+        strict: False pads with zeros or truncates, at the end of each axis, where a target's
+            shape differs from the saved one; see
+            `options.ArrayLoadOptions.enable_padding_and_truncation`.
+        support_layout: Take the device-local layout of `jax.Array` leaves of the target, too.
+            One that a `jax.ShapeDtypeStruct` names is taken in either case.
         select: Globs over the saved key paths, such as "params/**": only leaves that one of
             them matches are read, and the result is the tree of those. See "Load a part".
         rename: Regular expressions over whole saved key paths, each with its replacement, or
@@ -43,24 +152,63 @@ class PyTreeRestore(CheckpointArgs):
     """
 
     item: Any = None
-    types: Sequence[type] = ()
-    as_orbax: bool = False
-    cast: str = "safe"
-    fallback_sharding: Any = None
-    select: str | Sequence[str] | None = None
-    rename: Mapping[str, str] | Callable[[str], str] | None = None
+    restore_args: Any = None
+    transforms: Any = None
+    transforms_default_to_original: bool = True
+    legacy_transform_fn: Any = None
+    partial_restore: bool = False
+    types: Sequence[type] = field(default=(), kw_only=True)
+    as_orbax: bool = field(default=False, kw_only=True)
+    cast: str = field(default="safe", kw_only=True)
+    fallback_sharding: Any = field(default=None, kw_only=True)
+    strict: bool = field(default=True, kw_only=True)
+    support_layout: bool = field(default=False, kw_only=True)
+    select: str | Sequence[str] | None = field(default=None, kw_only=True)
+    rename: Mapping[str, str] | Callable[[str], str] | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
 class StandardSave(CheckpointArgs):
-    """Save a PyTree of arrays and numbers."""
+    """Save a PyTree of arrays and numbers.
+
+    Attributes:
+        item: The tree.
+        save_args: See `PyTreeSave`.
+        custom_metadata: See `PyTreeSave`.
+    """
 
     item: Any
+    save_args: Any = None
+    custom_metadata: Any = None
 
 
 @dataclass(frozen=True)
-class StandardRestore(PyTreeRestore):
-    """Restore a PyTree of arrays and numbers; the fields are those of `PyTreeRestore`."""
+class StandardRestore(CheckpointArgs):
+    """Restore a PyTree of arrays and numbers.
+
+    Attributes:
+        item: See `PyTreeRestore`.
+        strict: See `PyTreeRestore`.
+        support_layout: See `PyTreeRestore`.
+        fallback_sharding: See `PyTreeRestore`.
+        types: See `PyTreeRestore`.
+        as_orbax: See `PyTreeRestore`.
+        cast: See `PyTreeRestore`.
+        partial_restore: See `PyTreeRestore`.
+        select: See `PyTreeRestore`.
+        rename: See `PyTreeRestore`.
+    """
+
+    item: Any = None
+    strict: bool = True
+    support_layout: bool = False
+    fallback_sharding: Any = None
+    types: Sequence[type] = field(default=(), kw_only=True)
+    as_orbax: bool = field(default=False, kw_only=True)
+    cast: str = field(default="safe", kw_only=True)
+    partial_restore: bool = field(default=False, kw_only=True)
+    select: str | Sequence[str] | None = field(default=None, kw_only=True)
+    rename: Mapping[str, str] | Callable[[str], str] | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -79,9 +227,15 @@ class JsonRestore(CheckpointArgs):
 
 @dataclass(frozen=True)
 class ArraySave(CheckpointArgs):
-    """Save one array or number."""
+    """Save one array or number.
+
+    Attributes:
+        item: The array or number.
+        save_args: A `SaveArgs` for it.
+    """
 
     item: Any
+    save_args: SaveArgs | None = None
 
 
 @dataclass(frozen=True)
@@ -91,13 +245,15 @@ class ArrayRestore(CheckpointArgs):
     Attributes:
         item: What to make: an array or `jax.ShapeDtypeStruct` (shape, dtype, sharding) or a
             Python number; None restores what was saved.
+        restore_args: A `RestoreArgs` for it.
         cast: See `PyTreeRestore`.
         fallback_sharding: See `PyTreeRestore`.
     """
 
     item: Any = None
-    cast: str = "safe"
-    fallback_sharding: Any = None
+    restore_args: RestoreArgs | None = None
+    cast: str = field(default="safe", kw_only=True)
+    fallback_sharding: Any = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from holdfast_checkpointer.args import (
     ArrayRestore,
+    ArrayRestoreArgs,
     ArraySave,
     CheckpointArgs,
     Composite,
@@ -15,6 +16,9 @@ from holdfast_checkpointer.args import (
     ProtoSave,
     PyTreeRestore,
     PyTreeSave,
+    RestoreArgs,
+    SaveArgs,
+    SingleReplicaArrayRestoreArgs,
     StandardRestore,
     StandardSave,
 )
@@ -27,6 +31,7 @@ from holdfast_checkpointer.handlers.registry import (
 
 __all__ = [
     "ArrayRestore",
+    "ArrayRestoreArgs",
     "ArraySave",
     "CheckpointArgs",
     "Composite",
@@ -40,6 +45,9 @@ __all__ = [
     "ProtoSave",
     "PyTreeRestore",
     "PyTreeSave",
+    "RestoreArgs",
+    "SaveArgs",
+    "SingleReplicaArrayRestoreArgs",
     "StandardRestore",
     "StandardSave",
     "get_registered_args_cls",

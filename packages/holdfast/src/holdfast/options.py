@@ -1,6 +1,11 @@
 """Options of saving and loading; `holdfast.Context` carries them."""
 
-from holdfast_checkpointer.arrays.options import ArrayLoadOptions, ArraySaveOptions
+from holdfast_checkpointer.arrays.options import (
+    ArrayLoadOptions,
+    ArraySaveOptions,
+    LoadAndBroadcastOptions,
+    StorageOptions,
+)
 from holdfast_checkpointer.options import (
     ArrayOptions,
     AsyncOptions,
@@ -32,6 +37,7 @@ __all__ = [
     "DeletionOptions",
     "FileOptions",
     "GcsDeletionOptions",
+    "LoadAndBroadcastOptions",
     "MemoryOptions",
     "MultiprocessingOptions",
     "PathwaysOptions",
@@ -40,4 +46,5 @@ __all__ = [
     "PyTreeOptions",
     "PyTreeSaveOptions",
     "SafetensorsOptions",
+    "StorageOptions",
 ]

@@ -44,12 +44,22 @@ def context_for(target: KvTarget) -> ts.Context:
     return ts.Context({"cache_pool": {"total_bytes_limit": 0}, **target.context})
 
 
-def database_spec(target: KvTarget, *, write: bool) -> dict[str, Any]:
-    """The OCDBT database that lies at the target."""
+def database_spec(
+    target: KvTarget, *, write: bool, file_bytes: int | None = None
+) -> dict[str, Any]:
+    """The OCDBT database that lies at the target.
+
+    Args:
+        target: Where.
+        write: Whether to write one; else to read it.
+        file_bytes: About how large a data file becomes, 0 for any size; None takes what
+            suits the storage.
+    """
     spec: dict[str, Any] = {"driver": "ocdbt", "base": dict(target.spec)}
     if write:
         spec["config"] = _OCDBT_CONFIG
-        spec["target_data_file_size"] = target.hints.target_file_bytes
+        size = target.hints.target_file_bytes if file_bytes is None else file_bytes
+        spec["target_data_file_size"] = size
     else:
         spec["cache_pool"] = {"total_bytes_limit": 100_000_000}
         spec["experimental_read_coalescing_threshold_bytes"] = target.hints.coalesce_bytes

@@ -33,6 +33,7 @@ class StorageOptions:
     shard_axes: tuple[int, ...] | None = None
 
 
+_Storage = StorageOptions  # its name is taken inside `ArraySaveOptions`
 ScopedStorageOptions = Callable[[Any, Any], StorageOptions | None]
 
 
@@ -92,13 +93,13 @@ class ArraySaveOptions:
             effect.
     """
 
-    StorageOptions: ClassVar[type[StorageOptions]] = StorageOptions
+    StorageOptions: ClassVar[type[_Storage]] = _Storage
 
     chunk_bytes: int = 16 * MIB
     compression: str | None = None
     small_leaf_bytes: int = 64 << 10
     bytes_in_flight: int | None = None
-    storage_options: StorageOptions = field(default_factory=StorageOptions)
+    storage_options: _Storage = field(default_factory=_Storage)
     scoped_storage_options_creator: ScopedStorageOptions | None = None
     use_compression: bool | None = None
     ocdbt_target_data_file_size: int | None = None
@@ -120,7 +121,7 @@ class ArraySaveOptions:
         if self.small_leaf_bytes < 0:
             raise ValueError(f"small_leaf_bytes must not be negative, got {self.small_leaf_bytes}")
         check_file_size(self.ocdbt_target_data_file_size)
-        if not isinstance(self.storage_options, StorageOptions):
+        if not isinstance(self.storage_options, _Storage):
             raise ValueError(
                 f"storage_options must be StorageOptions, got {self.storage_options!r:.60}"
             )

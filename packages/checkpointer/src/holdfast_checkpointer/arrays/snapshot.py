@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
 from holdfast_checkpointer.arrays import plan
+from holdfast_checkpointer.arrays.casting import convert
 
 
 @dataclass(frozen=True)
@@ -26,22 +28,40 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class StorageRule:
+    """How one array is stored, where it is not as it is.
+
+    Attributes:
+        dtype: The dtype to convert it to; None for its own.
+        chunk_bytes: A chunk is at most this large; None for what holds for all.
+        shard_axes: Axes to cut chunks along first.
+    """
+
+    dtype: np.dtype[Any] | None = None
+    chunk_bytes: int | None = None
+    shard_axes: tuple[int, ...] = ()
+
+
+AS_IT_IS = StorageRule()
+
+
+@dataclass(frozen=True)
 class StagedArray:
     """An array ready to be written.
 
     Attributes:
         name: Its parameter name.
         shape: Of the whole array.
-        dtype: Its dtype.
-        shards: Pieces of equal shape that cover it once.
-        shard_axes: Axes to cut chunks along first.
+        dtype: Its dtype on storage.
+        shards: Pieces of equal shape that cover it once; `converted` gives them that dtype.
+        rule: How it is stored.
     """
 
     name: str
     shape: plan.Shape
     dtype: np.dtype[Any]
     shards: tuple[Shard, ...]
-    shard_axes: tuple[int, ...] = field(default=())
+    rule: StorageRule = AS_IT_IS
 
     @property
     def write_shape(self) -> plan.Shape:
@@ -50,11 +70,23 @@ class StagedArray:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all shards."""
-        return sum(shard.data.nbytes for shard in self.shards)
+        """Bytes of all shards, on storage."""
+        return sum(shard.data.size for shard in self.shards) * self.dtype.itemsize
+
+    @property
+    def is_converted(self) -> bool:
+        """Whether the shards have the dtype already."""
+        return self.rule.dtype is None or self.shards[0].data.dtype == self.dtype
+
+    def converted(self) -> StagedArray:
+        """The array with its shards in its dtype: work for the CPU, in the background."""
+        shards = tuple(Shard(s.region, convert(s.data, self.dtype)) for s in self.shards)
+        return dataclasses.replace(self, shards=shards)
 
 
-def snapshot_all(named: Sequence[tuple[str, Any]]) -> list[StagedArray]:
+def snapshot_all(
+    named: Sequence[tuple[str, Any]], rules: Sequence[StorageRule] | None = None
+) -> list[StagedArray]:
     """Takes a snapshot of many arrays: `jax.Array` or `np.ndarray`.
 
     NumPy arrays are copied. JAX arrays on the CPU are held, not copied: a step that
@@ -65,7 +97,15 @@ def snapshot_all(named: Sequence[tuple[str, Any]]) -> list[StagedArray]:
         if isinstance(value, jax.Array) and not _on_cpu(value):
             for shard in value.addressable_shards:
                 shard.data.copy_to_host_async()
-    return [_snapshot(name, value) for name, value in named]
+    taken = [_snapshot(name, value) for name, value in named]
+    if rules is None:
+        return taken
+    return [
+        array
+        if rule is AS_IT_IS
+        else dataclasses.replace(array, dtype=rule.dtype or array.dtype, rule=rule)
+        for array, rule in zip(taken, rules, strict=True)
+    ]
 
 
 def _on_cpu(value: jax.Array) -> bool:

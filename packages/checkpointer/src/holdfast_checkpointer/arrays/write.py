@@ -77,7 +77,9 @@ async def write_arrays(
     records: list[ArrayRecord] = []
     with failures.writing(label, target.described):
         context = formats.context_for(target)
-        database = formats.database_spec(target, write=True)
+        database = formats.database_spec(
+            target, write=True, file_bytes=options.ocdbt_target_data_file_size
+        )
         for batch in _batches(arrays, options.bytes_in_flight):
             records += await _write_batch(database, batch, options, context)
     return records
@@ -107,9 +109,13 @@ async def _write_batch(
     pending: list[Any] = []
     records = []
     for array in arrays:
+        if not array.is_converted:
+            array = await asyncio.to_thread(array.converted)
         stored = storage_dtype(array.dtype)
+        rule = array.rule
+        limit = rule.chunk_bytes or options.chunk_bytes
         shape = plan.chunk_shape(
-            array.shape, array.write_shape, stored.itemsize, options.chunk_bytes, array.shard_axes
+            array.shape, array.write_shape, stored.itemsize, limit, rule.shard_axes
         )
         chunks = list(_cut(array, shape))
         digests = await _digest(chunks)

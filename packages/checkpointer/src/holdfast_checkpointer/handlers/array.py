@@ -49,7 +49,8 @@ class ArrayCheckpointHandler(PyTreeCheckpointHandler):
                 f"ArraySave takes an array or a number, got {type(args.item).__name__}; for a tree "
                 "use PyTreeSave or StandardSave"
             )
-        return super().stage(PyTreeSave({self._name: args.item}), context)
+        save_args = None if args.save_args is None else {self._name: args.save_args}
+        return super().stage(PyTreeSave({self._name: args.item}, save_args), context)
 
     def prepare(self, args: Any) -> Any:
         """See `CheckpointHandler.prepare`."""

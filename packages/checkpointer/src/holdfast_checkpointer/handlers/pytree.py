@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 import jax
 
 from holdfast_checkpointer.args import CheckpointArgs, PyTreeRestore, PyTreeSave
-from holdfast_checkpointer.arrays.options import ArraySaveOptions
+from holdfast_checkpointer.arrays.options import ArraySaveOptions, check_file_size
 from holdfast_checkpointer.arrays.read import ArrayReader, ArrayRequest
 from holdfast_checkpointer.arrays.snapshot import StagedArray, snapshot_all
 from holdfast_checkpointer.arrays.write import ArrayRecord, write_arrays
@@ -20,6 +21,7 @@ from holdfast_checkpointer.items.describe import DescribedTree, describe, docume
 from holdfast_checkpointer.items.fetch import Placing, fetch
 from holdfast_checkpointer.items.metadata import ArrayMetadata, NumpyMetadata, ScalarMetadata
 from holdfast_checkpointer.items.stored import StoredItem, open_item
+from holdfast_checkpointer.items.storing import StorageRequest
 from holdfast_checkpointer.options import Context
 from holdfast_checkpointer.trees.match import (
     Target,
@@ -31,7 +33,14 @@ from holdfast_checkpointer.trees.match import (
 from holdfast_checkpointer.trees.paths import show
 from holdfast_checkpointer.trees.rebuild import rebuild
 from holdfast_checkpointer.trees.select import Selection
-from holdfast_metadata import DIGESTS_DIR, TREE_FILE, LeafSpec, MetadataError, dtype_from_name
+from holdfast_metadata import (
+    DIGESTS_DIR,
+    TREE_FILE,
+    LeafSpec,
+    MetadataError,
+    dtype_from_name,
+    require_json,
+)
 from holdfast_metadata.orbax import (
     ARRAY_METADATA_DIR,
     ITEM_METADATA_FILE,
@@ -63,12 +72,21 @@ class PyTreeCheckpointHandler(CheckpointHandler):
 
         Raises:
             UnsupportedLeafError: Lists every leaf that cannot be saved.
+            StorageOptionsError: Lists every leaf that cannot be stored as asked.
+            ValueError: Another argument cannot be used.
         """
+        options = context.array_saving
+        file_size = getattr(args, "ocdbt_target_data_file_size", None)
+        if file_size is not None:
+            check_file_size(file_size)
+            options = dataclasses.replace(options, ocdbt_target_data_file_size=file_size)
+        if args.custom_metadata is not None:
+            require_json(args.custom_metadata, what="custom_metadata")
         with uncollected():
-            described = describe(args.item)
-            arrays = snapshot_all(described.arrays())
+            described = describe(args.item, StorageRequest(options, args.save_args))
+            arrays = snapshot_all(described.arrays(), described.array_rules())
         handler = f"{type(self).__module__}.{type(self).__qualname__}"
-        return _StagedPyTree(described, arrays, context.array_saving, handler)
+        return _StagedPyTree(described, arrays, options, handler, args.custom_metadata)
 
     def prepare(self, args: Any) -> Any:
         """Takes the target apart, and captures where the caller's thread puts arrays.
@@ -186,6 +204,7 @@ class _StagedPyTree(StagedItem):
     arrays: Sequence[StagedArray]
     options: ArraySaveOptions
     handler: str
+    custom_metadata: Any
 
     async def write(self, area: WriteArea) -> ItemRecord:
         records = await write_arrays(area.kv_target(), self.arrays, self.options, label=area.label)
@@ -204,7 +223,7 @@ class _StagedPyTree(StagedItem):
 
     @uncollected()
     def _encode(self, written: Sequence[ArrayRecord]) -> dict[str, bytes]:
-        found = documents(self.described, written, self.handler)
+        found = documents(self.described, written, self.handler, self.custom_metadata)
         files = {
             TREE_FILE: found.tree.to_bytes(),
             f"{DIGESTS_DIR}/{_PROCESS}": found.digests.to_bytes(),

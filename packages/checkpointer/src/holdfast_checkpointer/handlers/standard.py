@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+
 from holdfast_checkpointer.args import StandardRestore, StandardSave
 from holdfast_checkpointer.handlers.base import StagedItem
 from holdfast_checkpointer.handlers.pytree import PyTreeCheckpointHandler
@@ -27,4 +29,11 @@ class StandardCheckpointHandler(PyTreeCheckpointHandler):
         """See `PyTreeCheckpointHandler.stage`."""
         if args.item is None:
             raise ValueError("StandardSave needs a PyTree as its item, got None")
+        if args.save_args is not None and any(
+            getattr(one, "aggregate", False) for one in jax.tree.leaves(args.save_args)
+        ):
+            raise ValueError(
+                "SaveArgs(aggregate=True) is refused by StandardSave, as by Orbax: small arrays "
+                "share one file anyway"
+            )
         return super().stage(args, context)

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from holdfast_checkpointer.arrays.snapshot import StorageRule
 from holdfast_checkpointer.arrays.write import ArrayRecord
 from holdfast_checkpointer.errors import UnsupportedLeafError
+from holdfast_checkpointer.items.storing import StorageRequest, apply
 from holdfast_checkpointer.trees.leaves import CannotBeSaved, Leaf, classify
 from holdfast_checkpointer.trees.names import parameter_names
 from holdfast_checkpointer.trees.paths import show, text
@@ -56,6 +58,7 @@ class DescribedTree:
         leaves: What each leaf is.
         names: Their parameter names.
         orbax_reason: Why Orbax cannot read the item; None if it can.
+        rules: How each leaf is stored; None if all are as they are.
     """
 
     shape: Shape
@@ -63,6 +66,7 @@ class DescribedTree:
     leaves: tuple[Leaf, ...]
     names: tuple[str, ...]
     orbax_reason: str | None
+    rules: tuple[StorageRule, ...] | None = None
 
     def arrays(self) -> list[tuple[str, Any]]:
         """What goes into the array store, by name."""
@@ -72,12 +76,27 @@ class DescribedTree:
             if leaf.array is not None
         ]
 
+    def array_rules(self) -> list[StorageRule] | None:
+        """How each of `arrays` is stored; None if all are as they are."""
+        if self.rules is None:
+            return None
+        return [
+            rule
+            for rule, leaf in zip(self.rules, self.leaves, strict=True)
+            if leaf.array is not None
+        ]
 
-def describe(tree: Any) -> DescribedTree:
+
+def describe(tree: Any, storage: StorageRequest | None = None) -> DescribedTree:
     """Takes a tree apart and finds out what each leaf is. No I/O, no copies.
+
+    Args:
+        tree: The caller's.
+        storage: How to store its leaves; None for as they are.
 
     Raises:
         UnsupportedLeafError: Lists every leaf that cannot be saved, with its path and type.
+        StorageOptionsError: Lists every leaf that cannot be stored as asked.
     """
     shape, found = take_apart(tree)
     leaves, problems, reasons = [], [], []
@@ -93,12 +112,22 @@ def describe(tree: Any) -> DescribedTree:
     if problems:
         raise UnsupportedLeafError(problems)
     paths = tuple(path for path, _ in found)
+    rules = None
+    if storage is not None and not storage.says_nothing:
+        leaves, rules = apply(storage, tree, paths, leaves)
     names, name_reason = parameter_names(paths)
     if name_reason:
         reasons.append(name_reason)
     if not leaves and shape.kind in ("none", "dict", "list", "tuple", "namedtuple"):
         reasons.append("a tree without leaves")
-    return DescribedTree(shape, paths, tuple(leaves), tuple(names), reasons[0] if reasons else None)
+    return DescribedTree(
+        shape,
+        paths,
+        tuple(leaves),
+        tuple(names),
+        reasons[0] if reasons else None,
+        None if rules is None else tuple(rules),
+    )
 
 
 @dataclass(frozen=True)
@@ -114,7 +143,10 @@ class ItemDocuments:
 
 
 def documents(
-    described: DescribedTree, records: Sequence[ArrayRecord], handler: str
+    described: DescribedTree,
+    records: Sequence[ArrayRecord],
+    handler: str,
+    custom_metadata: Any = None,
 ) -> ItemDocuments:
     """The item's documents, once its arrays are written."""
     by_name = {record.name: record for record in records}
@@ -130,7 +162,7 @@ def documents(
     return ItemDocuments(
         tree=tree,
         digests=_digests(records),
-        metadata=ItemMetadata(tuple(_entries(described, specs))),
+        metadata=ItemMetadata(tuple(_entries(described, specs)), custom_metadata=custom_metadata),
         shardings=ShardingFile({str(s.name): s.sharding for s in arrays if s.sharding}),
         array_metadata=ArrayMetadataFile(tuple(_array_entry(spec, by_name) for spec in arrays)),
         strings=strings,
