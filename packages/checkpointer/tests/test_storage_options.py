@@ -1,7 +1,5 @@
 """How leaves are stored, when the caller says so: dtypes, chunks, and every refusal."""
 
-import contextlib
-
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -19,6 +17,7 @@ from holdfast_checkpointer.arrays.options import (
 )
 from holdfast_checkpointer.errors import StorageOptionsError, UnsupportedOptionError
 from holdfast_metadata.dtypes import _BY_NAME as DTYPES
+from holdfast_metadata.orbax import ItemMetadata
 
 
 def tree():
@@ -386,11 +385,14 @@ def test_an_option_that_is_wrong_for_every_leaf_is_refused_where_it_is_made(opti
         ArraySaveOptions(**option)
 
 
-def test_custom_metadata_of_an_item_must_be_json(place):
+def test_custom_metadata_of_an_item_is_stored_with_it_and_must_be_json(tmp_path):
     with hc.PyTreeCheckpointer() as checkpointer:
-        with contextlib.suppress(ValueError):
-            checkpointer.save(place, {"a": 1}, custom_metadata={"x": 1})
-        other = f"{place}-2"
+        args = PyTreeSave({"a": 1}, custom_metadata={"run": [4]})
+        checkpointer.save(tmp_path / "a", args=args)
+        stored = ItemMetadata.from_bytes((tmp_path / "a/_METADATA").read_bytes())
+        assert stored.custom_metadata == {"run": [4]}
         with pytest.raises(ValueError, match="custom_metadata"):
-            checkpointer.save(other, args=PyTreeSave({"a": 1}, custom_metadata={1, 2}))
-        assert not hc.is_checkpoint(other)
+            checkpointer.save(
+                tmp_path / "b", args=PyTreeSave({"a": 1}, custom_metadata={"x": {1, 2}})
+            )
+    assert not (tmp_path / "b").exists()

@@ -81,7 +81,6 @@ class UnsupportedOptionError(HoldfastError, NotImplementedError, ValueError):
     """An option's value would have no effect; the message says what is done, and accepted."""
 
 
-
 class StorageOptionsError(HoldfastError, ValueError):
     """Leaves cannot be stored as asked; nothing was written.
 

@@ -31,8 +31,12 @@ def is_narrowing(saved: np.dtype[Any], wanted: np.dtype[Any]) -> bool:
     """Whether it is from an integer type to one that does not hold all its values."""
     if saved == wanted or dtype_kind(saved) != "int" or dtype_kind(wanted) != "int":
         return False
-    a, b = ml_dtypes.iinfo(saved), ml_dtypes.iinfo(wanted)
+    a, b = _limits(saved), _limits(wanted)
     return bool(int(a.min) < int(b.min) or int(a.max) > int(b.max))
+
+
+def _limits(dtype: np.dtype[Any]) -> Any:
+    return ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]
 
 
 def overflow_problem(array: np.ndarray[Any, Any], wanted: np.dtype[Any]) -> str | None:
@@ -41,7 +45,7 @@ def overflow_problem(array: np.ndarray[Any, Any], wanted: np.dtype[Any]) -> str 
         return None
     wide = array if array.dtype.kind in "iu" else array.astype(np.int64)  # int4 has no minimum
     low, high = int(wide.min()), int(wide.max())
-    info = ml_dtypes.iinfo(wanted)
+    info = _limits(wanted)
     if int(info.min) <= low and high <= int(info.max):
         return None
     found = low if low < int(info.min) else high
