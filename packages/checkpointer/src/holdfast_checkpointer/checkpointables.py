@@ -82,8 +82,8 @@ def save_checkpointables_async(
     context: options.Context | None = None,
 ) -> AsyncResponse[None]:
     """Takes a snapshot of every item and saves in the background; see `save_async`."""
-    refuse_several_processes()
     chosen = options.current(context)
+    refuse_several_processes(chosen)
     backend, final = chosen.locate(path)
     check_final(final)
     if custom_metadata is not None:
@@ -95,10 +95,15 @@ def save_checkpointables_async(
     contents = Contents(handler.stage_all(Composite(**args), chosen), custom_metadata, marker=True)
 
     async def write() -> None:
-        await write_checkpoint(backend, final, contents, replace=overwrite)
+        await write_checkpoint(
+            backend, final, contents, replace=overwrite, atomicity=chosen.atomicity.mode
+        )
 
     return AsyncResponse(
-        write(), what=f"the save to {path}", deadline=chosen.asynchronous.timeout_secs
+        write(),
+        what=f"the save to {path}",
+        deadline=chosen.asynchronous.timeout_secs,
+        afterwards=chosen.asynchronous.post_finalization_callback,
     )
 
 

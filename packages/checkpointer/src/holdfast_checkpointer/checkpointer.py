@@ -94,8 +94,8 @@ class Checkpointer:
     ) -> AsyncResponse[None]:
         """Validates and takes the snapshot, then writes in the background."""
         self._check_open()
-        refuse_several_processes()
         chosen = options.current(self._context)
+        refuse_several_processes(chosen)
         backend, final = chosen.locate(directory)
         check_final(final)
         if custom_metadata is not None:
@@ -104,10 +104,15 @@ class Checkpointer:
         contents = Contents(self._handler.stage_all(args, chosen), custom_metadata)
 
         async def write() -> None:
-            await write_checkpoint(backend, final, contents, replace=force)
+            await write_checkpoint(
+                backend, final, contents, replace=force, atomicity=chosen.atomicity.mode
+            )
 
         return AsyncResponse(
-            write(), what=f"the save to {directory}", deadline=self._deadline(chosen)
+            write(),
+            what=f"the save to {directory}",
+            deadline=self._deadline(chosen),
+            afterwards=chosen.asynchronous.post_finalization_callback,
         )
 
     def _deadline(self, context: options.Context) -> float:

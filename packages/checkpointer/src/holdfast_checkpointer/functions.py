@@ -95,17 +95,22 @@ def save_async(
     copied, JAX arrays on accelerators are copied to the host, and JAX arrays on the CPU are
     held until they are written. No storage request is made before this returns.
     """
-    refuse_several_processes()
     chosen = options.current(context)
+    refuse_several_processes(chosen)
     backend, final = chosen.locate(path)
     check_final(final)
     contents = stage_state(state, checkpointable_name, custom_metadata, chosen, marker=True)
 
     async def write() -> None:
-        await write_checkpoint(backend, final, contents, replace=overwrite)
+        await write_checkpoint(
+            backend, final, contents, replace=overwrite, atomicity=chosen.atomicity.mode
+        )
 
     return AsyncResponse(
-        write(), what=f"the save to {path}", deadline=chosen.asynchronous.timeout_secs
+        write(),
+        what=f"the save to {path}",
+        deadline=chosen.asynchronous.timeout_secs,
+        afterwards=chosen.asynchronous.post_finalization_callback,
     )
 
 

@@ -207,7 +207,7 @@ class Checkpointer:
                 yet. This step was then not saved.
         """
         number = check_step(step)
-        refuse_several_processes()
+        refuse_several_processes(self._context)
         with self._save_lock:
             self._check_open()
             self._raise_earlier_failure()
@@ -222,6 +222,7 @@ class Checkpointer:
                 self._write(number, contents, overwrite=overwrite),
                 what=f"the save of step {number} in {self.directory}",
                 deadline=self._context.asynchronous.timeout_secs,
+                afterwards=self._context.asynchronous.post_finalization_callback,
             )
             return self._current
 
@@ -331,7 +332,11 @@ class Checkpointer:
         if self._custom_metadata is not None and not self._swept:
             await self._run.write_root_metadata(self._custom_metadata)
         record = await write_checkpoint(
-            self._run.backend, step_name(step), contents, replace=overwrite
+            self._run.backend,
+            step_name(step),
+            contents,
+            replace=overwrite,
+            atomicity=self._context.atomicity.mode,
         )
         with self._steps_lock:
             self._steps[step] = self._run.describe(step, record.committed_ns)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, Self, TypeVar
 
+from holdfast_storage.commit import carry_through
 from holdfast_storage.loop import get_loop
 
 T = TypeVar("T")
@@ -34,9 +35,14 @@ class AsyncResponse(Generic[T]):
     """
 
     def __init__(
-        self, coroutine: Coroutine[Any, Any, T], *, what: str, deadline: float | None = None
+        self,
+        coroutine: Coroutine[Any, Any, T],
+        *,
+        what: str,
+        deadline: float | None = None,
+        afterwards: Callable[[], Any] | None = None,
     ) -> None:
-        self._prepare(what)
+        self._prepare(what, afterwards)
         _outstanding.add(self)
         get_loop().submit(self._run(coroutine, deadline))
 
@@ -48,8 +54,9 @@ class AsyncResponse(Generic[T]):
         response._future.set_result(value)
         return response
 
-    def _prepare(self, what: str) -> None:
+    def _prepare(self, what: str, afterwards: Callable[[], Any] | None = None) -> None:
         self._what = what
+        self._afterwards = afterwards
         self._future: concurrent.futures.Future[T] = concurrent.futures.Future()
         self._future.set_running_or_notify_cancel()  # an awaiter's cancellation is its own
         self._task: asyncio.Task[None] | None = None
@@ -66,6 +73,7 @@ class AsyncResponse(Generic[T]):
                 coroutine.close()
                 raise asyncio.CancelledError
             value = await self._within(deadline, coroutine)
+            await self._tell(self._afterwards)
         except asyncio.CancelledError:
             self._observed = True
             self._finish(lambda: self._future.set_exception(concurrent.futures.CancelledError()))
@@ -83,6 +91,22 @@ class AsyncResponse(Generic[T]):
             if not limit.expired():
                 raise
             raise TimeoutError(f"{self._what} took longer than {deadline} s") from error
+
+    async def _tell(self, callback: Callable[[], Any] | None) -> None:
+        """Calls back before the response is done: whoever waited for it knows it was called.
+
+        What is done is done: neither an error nor a cancellation of this undoes the work.
+        """
+        if callback is None:
+            return
+
+        def call() -> None:
+            try:
+                callback()
+            except BaseException:  # noqa: BLE001 - it is the caller's; the work has succeeded
+                _log.exception("the callback after %s failed", self._what)
+
+        await carry_through(_call_aside(call))
 
     def _finish(self, settle: Callable[[], None]) -> None:
         self._task = None
@@ -187,6 +211,24 @@ class AsyncResponse(Generic[T]):
     def _observe(self) -> None:
         self._observed = True
         _outstanding.observed(self)
+
+
+async def _call_aside(function: Callable[[], None]) -> None:
+    """Calls a function that may block, and raises nothing, in a thread of its own.
+
+    The loop's own workers must stay free: what the function calls may need them.
+    """
+    done: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def call() -> None:
+        function()
+        done.set_result(None)
+
+    try:
+        threading.Thread(target=call, name="holdfast-callback", daemon=True).start()
+    except RuntimeError:  # the interpreter is ending, and starts no threads any more
+        asyncio.get_running_loop().run_in_executor(None, call)
+    await asyncio.wrap_future(done)
 
 
 class _Outstanding:

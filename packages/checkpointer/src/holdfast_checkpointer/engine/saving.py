@@ -12,7 +12,9 @@ import jax
 
 from holdfast_checkpointer.concurrency import run_all
 from holdfast_checkpointer.engine.names import ORBAX_COMMIT, ORBAX_MARKER
+from holdfast_checkpointer.errors import UnsupportedOptionError
 from holdfast_checkpointer.handlers.base import Item
+from holdfast_checkpointer.options import AtomicityMode, Context
 from holdfast_metadata import CommitRecord
 from holdfast_metadata.orbax import STEP_METADATA_FILE, StepMetadata
 from holdfast_storage import (
@@ -46,30 +48,40 @@ class Contents:
         return "" in self.items
 
 
-def refuse_several_processes() -> None:
+def refuse_several_processes(context: Context | None = None) -> None:
     """Stops before anything is written where this version cannot keep its promises.
 
     Raises:
         NotImplementedError: The job runs on more than one JAX process.
+        ValueError: The context names processes that the job does not have.
     """
     if jax.process_count() > 1:
         raise NotImplementedError(
             f"this version of holdfast saves from one JAX process; this job has "
             f"{jax.process_count()}. Nothing was written."
         )
+    if context is not None:
+        context.multiprocessing.check_against(jax.process_count())
 
 
 async def write_checkpoint(
-    backend: StorageBackend, final: str, contents: Contents, *, replace: bool
+    backend: StorageBackend,
+    final: str,
+    contents: Contents,
+    *,
+    replace: bool,
+    atomicity: AtomicityMode = AtomicityMode.AUTO,
 ) -> CommitRecord:
     """Writes and commits one checkpoint, or leaves nothing.
 
     Raises:
+        UnsupportedOptionError: The store does not commit as `atomicity` asks.
         CommitConflictError: A checkpoint is there and `replace` is false; or another
             writer got there first.
         DestinationOccupiedError: Something that is no checkpoint is there.
         CommitUnknownError: The outcome could not be read back; nothing was deleted.
     """
+    await _refuse_other_commit(backend, atomicity)
     await _refuse_if_taken(backend, final, replace=replace)
     started = time.time_ns()
 
@@ -78,6 +90,18 @@ async def write_checkpoint(
         await _write_step_documents(area, final, contents, started)
 
     return await write_attempt(backend, final, write, replace=replace)
+
+
+async def _refuse_other_commit(backend: StorageBackend, mode: AtomicityMode) -> None:
+    if mode is AtomicityMode.AUTO:
+        return
+    renames = (await backend.commit_strategy()).renames
+    if renames != (mode is AtomicityMode.ATOMIC_RENAME):
+        does, would = ("a rename", "atomic_rename") if renames else ("its record", "commit_file")
+        raise UnsupportedOptionError(
+            f"mode={mode.value!r}: a checkpoint in {backend.root} becomes visible by {does}; "
+            f"accepted there: 'auto' and {would!r}. Nothing was written"
+        )
 
 
 async def _refuse_if_taken(backend: StorageBackend, final: str, *, replace: bool) -> None:

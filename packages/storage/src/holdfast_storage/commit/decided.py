@@ -34,6 +34,7 @@ class DecidedRenameCommit(PointerCommit):
     """The protocol for hierarchical buckets; see `PointerCommit` for the arguments."""
 
     name = "decided-rename"
+    renames = True
 
     def _staging(self, final: str, attempt: str) -> str:
         return layout.hidden(final, "attempt", attempt)

@@ -32,6 +32,7 @@ class RenameCommit(PointerCommit):
     """The protocol for file systems; see `PointerCommit` for the arguments."""
 
     name = "rename"
+    renames = True
 
     def _staging(self, final: str, attempt: str) -> str:
         return layout.hidden(final, "attempt", attempt)

@@ -60,9 +60,14 @@ class CommitStrategy(abc.ABC):
     Calls in order, and who makes them: `begin` (coordinator), `area` and `seal` (every
     process), then after a barrier `commit` (coordinator). `abort`, `retire` and `sweep`
     are the coordinator's too.
+
+    Attributes:
+        name: What a transaction calls it.
+        renames: Whether a checkpoint becomes visible by a rename, rather than by its record.
     """
 
     name: str
+    renames: bool = False
 
     @abc.abstractmethod
     async def begin(self, final: str, *, kind: str = "save") -> Transaction:
