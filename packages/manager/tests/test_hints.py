@@ -7,6 +7,7 @@ import uuid
 import numpy as np
 import pytest
 
+from holdfast_checkpointer import options
 from holdfast_manager import training
 from holdfast_manager.errors import StepAlreadyExistsError, StepNotFoundError
 from holdfast_manager.policies.preservation_policies import LatestN, PreserveAll
@@ -24,7 +25,7 @@ class Storage:
         self.faults = {}
         self.reads = True
         self.view = None
-        monkeypatch.setattr(training, "open_backend", lambda *_: self.connect())
+        monkeypatch.setattr(options.Context, "open_backend", lambda *_: self.connect())
 
     def connect(self):
         self.view = FaultyBackend(open_backend(self.url), self.faults, reads=self.reads)
