@@ -41,6 +41,7 @@ from holdfast_storage.errors import (
     StoragePermissionError,
     StorageTimeoutError,
     TransientStorageError,
+    UnfinishedCheckpointError,
     UnknownSchemeError,
     UnsupportedOperationError,
 )
@@ -80,6 +81,7 @@ __all__ = [
     "TensorNotFoundError",
     "TransientStorageError",
     "TreeMismatchError",
+    "UnfinishedCheckpointError",
     "UnknownSchemeError",
     "UnsupportedLeafError",
     "UnsupportedOperationError",

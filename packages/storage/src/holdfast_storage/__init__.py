@@ -26,6 +26,7 @@ from holdfast_storage.errors import (
     StoragePermissionError,
     StorageTimeoutError,
     TransientStorageError,
+    UnfinishedCheckpointError,
     UnknownSchemeError,
     UnsupportedOperationError,
 )
@@ -85,6 +86,7 @@ __all__ = [
     "StoragePermissionError",
     "StorageTimeoutError",
     "TransientStorageError",
+    "UnfinishedCheckpointError",
     "UnknownSchemeError",
     "UnsupportedOperationError",
     "WriteArea",

@@ -72,11 +72,14 @@ class CommitError(StorageError):
     """A commit did not happen, or it is not known that it did."""
 
 
-class CommitConflictError(CommitError, FileExistsError):
-    """Another attempt is committed at the destination; it is complete and untouched."""
+class CommitConflictError(CommitError, FileExistsError, ValueError):
+    """Another attempt is committed at the destination; it is complete and untouched.
+
+    A `ValueError` too: Orbax's v0 checkpointers raise one here, its v1 functions the other.
+    """
 
 
-class DestinationOccupiedError(CommitError, FileExistsError):
+class DestinationOccupiedError(CommitError, FileExistsError, ValueError):
     """The destination holds something that holdfast did not write; it was not touched."""
 
 
@@ -94,6 +97,10 @@ class CommitUnknownError(CommitError):
 
 class CheckpointNotFoundError(StorageError, FileNotFoundError):
     """No checkpoint is committed there; the message says what is there instead."""
+
+
+class UnfinishedCheckpointError(CheckpointNotFoundError, ValueError):
+    """Only a save that was never committed is there."""
 
 
 class CheckpointDeletedError(CheckpointNotFoundError):

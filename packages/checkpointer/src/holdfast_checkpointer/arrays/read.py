@@ -16,6 +16,7 @@ from holdfast_checkpointer.arrays import failures, formats, plan
 from holdfast_checkpointer.arrays.buffers import ByteBudget, aligned_empty
 from holdfast_checkpointer.arrays.formats import ArrayFormat
 from holdfast_checkpointer.arrays.options import ArrayLoadOptions
+from holdfast_checkpointer.arrays.survey import StoredShape, survey
 from holdfast_checkpointer.arrays.write import digest_array
 from holdfast_checkpointer.bursts import uncollected
 from holdfast_metadata import digest_bytes, dtype_from_name
@@ -52,15 +53,6 @@ class ArrayRequest:
     writable: bool = True
 
 
-@dataclass(frozen=True)
-class StoredShape:
-    """What an array says of itself."""
-
-    shape: plan.Shape
-    dtype: np.dtype[Any]
-    chunk_shape: plan.Shape
-
-
 Parts = list[np.ndarray[Any, Any]]
 
 
@@ -71,8 +63,8 @@ class ArraySource(Protocol):
         """Reads all requests; each gives an array per wanted region, in fresh memory."""
         ...
 
-    async def describe(self, name: str, leaf: str) -> StoredShape:
-        """What an array says of itself."""
+    async def describe_all(self, names: Sequence[tuple[str, str]]) -> list[StoredShape]:
+        """What arrays say of themselves, in order; of each its name and what its leaf is called."""
         ...
 
 
@@ -128,17 +120,13 @@ class ArrayReader:
     def _translated(self, leaf: str) -> AbstractContextManager[None]:
         return failures.reading(leaf, self._label, self._target.described)
 
-    async def describe(self, name: str, leaf: str) -> StoredShape:
-        """Opens an array, for what its own metadata says.
+    async def describe_all(self, names: Sequence[tuple[str, str]]) -> list[StoredShape]:
+        """What arrays say of themselves, in order; see `survey`.
 
         Raises:
-            DamagedCheckpointError: It cannot be opened.
+            DamagedCheckpointError: The metadata of one is missing or is none.
         """
-        with self._translated(leaf):
-            array = await self._open(name)
-            return StoredShape(
-                tuple(array.shape), np.dtype(array.dtype.numpy_dtype), _chunk_of(array)
-            )
+        return await survey(self._target, self._layout, names, label=self._label)
 
     async def _open(self, name: str) -> ts.TensorStore:
         spec = formats.array_spec(self._target, name, self._layout)

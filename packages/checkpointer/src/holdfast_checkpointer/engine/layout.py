@@ -14,6 +14,7 @@ from holdfast_storage import (
     ObjectNotFoundError,
     ReadArea,
     StorageBackend,
+    UnfinishedCheckpointError,
     keys,
 )
 from holdfast_storage.commit import occupant, open_plain, reading
@@ -121,7 +122,7 @@ async def read_checkpoint(
 
 async def _refuse_unfinished_orbax(backend: StorageBackend, final: str) -> None:
     if ORBAX_TEMPORARY in keys.leaf(final):
-        raise CheckpointNotFoundError(
+        raise UnfinishedCheckpointError(
             "this is the temporary directory of an Orbax save that was never committed",
             key=final,
             root=backend.root,

@@ -11,20 +11,25 @@ from holdfast_checkpointer.options import Context
 from holdfast_metadata import canonical_json, parse_json, require_json
 from holdfast_storage import ReadArea, WriteArea
 
+# Of v0 handlers, of v1 handlers, and of metrics.
+_NAMES = ("metadata", "data.json", "metrics")
+
 
 class JsonCheckpointHandler(CheckpointHandler):
     """Saves a value that JSON can express (metrics, a config) as one file.
 
     Args:
-        filename: The file's name inside the item; `metadata` as in Orbax.
+        filename: The file's name inside the item; None writes `metadata` as Orbax does, and
+            reads whichever of the names there is that Orbax has used.
     """
 
     save_args = JsonSave
     restore_args = JsonRestore
     recorded_as = "orbax.checkpoint._src.handlers.json_checkpoint_handler.JsonCheckpointHandler"
 
-    def __init__(self, filename: str = "metadata") -> None:
-        self._filename = filename
+    def __init__(self, filename: str | None = None) -> None:
+        self._filename = filename or _NAMES[0]
+        self._names = (filename,) if filename else _NAMES
 
     def stage(self, args: JsonSave, context: Context) -> StagedItem:
         """Encodes the value.
@@ -36,8 +41,14 @@ class JsonCheckpointHandler(CheckpointHandler):
         return _StagedJson(self._filename, canonical_json(args.item))
 
     async def fetch(self, area: ReadArea, request: JsonRestore, context: Context) -> Any:
-        """Reads the value back."""
-        return parse_json(await area.get(self._filename), source=f"{area.label}/{self._filename}")
+        """Reads the value back.
+
+        Raises:
+            ObjectNotFoundError: The file is not there.
+        """
+        there = await area.names()
+        name = next((name for name in self._names if name in there), self._filename)
+        return parse_json(await area.get(name), source=f"{area.label}/{name}")
 
     async def describe(self, area: ReadArea) -> Any:
         """A JSON item describes itself."""

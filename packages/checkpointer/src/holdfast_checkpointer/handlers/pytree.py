@@ -14,6 +14,7 @@ from holdfast_checkpointer.args import CheckpointArgs, PyTreeRestore, PyTreeSave
 from holdfast_checkpointer.arrays.options import ArraySaveOptions, check_file_size
 from holdfast_checkpointer.arrays.read import ArrayReader, ArrayRequest
 from holdfast_checkpointer.arrays.snapshot import StagedArray, snapshot_all
+from holdfast_checkpointer.arrays.survey import StoredShape
 from holdfast_checkpointer.arrays.write import ArrayRecord, write_arrays
 from holdfast_checkpointer.bursts import uncollected
 from holdfast_checkpointer.handlers.base import CheckpointHandler, ItemRecord, StagedItem
@@ -128,8 +129,15 @@ class PyTreeCheckpointHandler(CheckpointHandler):
         specs = [spec for _, spec in item.tree.leaves()]
         if item.ours:
             return rebuild(item.tree.root, [_metadata(spec) for spec in specs])
-        reader = ArrayReader(area.kv_target(), item.layout, Context().array_loading)
-        leaves = [await _orbax_metadata(reader, spec) for spec in specs]
+        names = [
+            (str(spec.name), show(path)) for path, spec in item.tree.leaves() if _has_array(spec)
+        ]
+        reader = item.reader(Context().array_loading)
+        told = iter(await reader.describe_all(names))
+        leaves = [
+            _orbax_metadata(spec, next(told)) if _has_array(spec) else inline_value(spec)
+            for spec in specs
+        ]
         return rebuild(item.tree.root, leaves)
 
     async def orbax_reason(self, area: ReadArea) -> str | None:
@@ -183,10 +191,7 @@ def _metadata(spec: LeafSpec) -> Any:
     return inline_value(spec)
 
 
-async def _orbax_metadata(reader: ArrayReader, spec: LeafSpec) -> Any:
-    if spec.kind == "str":
-        return inline_value(spec)
-    found = await reader.describe(str(spec.name), str(spec.name))
+def _orbax_metadata(spec: LeafSpec, found: StoredShape) -> Any:
     if spec.kind == "scalar":
         return ScalarMetadata(found.dtype)
     if spec.kind == "np.ndarray":

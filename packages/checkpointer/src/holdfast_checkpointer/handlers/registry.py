@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 from holdfast_checkpointer.args import CheckpointArgs
 from holdfast_checkpointer.errors import AlreadyExistsError, NoEntryError
 from holdfast_checkpointer.handlers.base import CheckpointHandler
+from holdfast_checkpointer.handlers.recorded import match_recorded
 
 A = TypeVar("A", bound=type[CheckpointArgs])
-_ORBAX = "orbax.checkpoint."
 _BUILTIN = {
     "array": ("ArrayCheckpointHandler",),
     "json": ("JsonCheckpointHandler",),
@@ -148,23 +148,8 @@ def has_registered_args(handler: Any) -> bool:
 
 
 def handler_class_for(recorded: str | None) -> type[CheckpointHandler] | None:
-    """The class that a checkpoint's handler string means, here; None if it is not known.
-
-    The exact string first, then the class name under any module of Orbax's, for it has moved
-    them before. No module named in a file is imported.
-    """
-    if recorded is None:
-        return None
-    candidates = _known.handlers()
-    for handler in candidates:
-        if recorded in (handler.typestr(), f"{handler.__module__}.{handler.__qualname__}"):
-            return handler
-    name = recorded.rpartition(".")[2]
-    if recorded.startswith(_ORBAX):
-        for handler in builtin_handlers():
-            if handler.__name__ == name:
-                return handler
-    return None
+    """The class that a checkpoint's handler string means, here; see `match_recorded`."""
+    return match_recorded(recorded, _known.handlers(), builtin_handlers())
 
 
 class CheckpointHandlerRegistry:

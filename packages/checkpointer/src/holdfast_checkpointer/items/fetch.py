@@ -135,9 +135,10 @@ def _as_python(value: Any, want: Want) -> Any:
 async def _with_shapes(reader: ArraySource, wants: Sequence[Want], *, unsafe: bool) -> list[Want]:
     """Fills in what only Orbax's arrays themselves say, and compares it with the target."""
     found, problems = [], []
-    for want in wants:
+    names = [(str(want.spec.name), show(want.path)) for want in wants if want.spec is not None]
+    told = await reader.describe_all(names)
+    for want, array in zip(wants, told, strict=True):
         assert want.spec is not None
-        array = await reader.describe(str(want.spec.name), show(want.path))
         shape = array.shape
         if want.spec.kind == "prng_key":
             shape = shape[: len(shape) - _key_rank(str(want.spec.key_impl))]

@@ -276,7 +276,9 @@ async def _not_found(
                 f"this is inside the checkpoint {shown!r}: load that one", **where
             )
     if await _has_attempt(backend, final):
-        return errors.CheckpointNotFoundError("a save was begun here and never committed", **where)
+        return errors.UnfinishedCheckpointError(
+            "a save was begun here and never committed", **where
+        )
     inside = await _checkpoints_inside(backend, final)
     if inside:
         shown = ", ".join(inside[-5:])
