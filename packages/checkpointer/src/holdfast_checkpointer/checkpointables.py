@@ -29,6 +29,7 @@ from holdfast_checkpointer.engine.saving import (
 from holdfast_checkpointer.functions import check_custom_metadata, metadata
 from holdfast_checkpointer.handlers.composite import CompositeCheckpointHandler
 from holdfast_checkpointer.metadata import CheckpointMetadata
+from holdfast_checkpointer.safetensors.options import refuse_tensors
 
 Path = str | PathLike[str]
 
@@ -84,6 +85,7 @@ def save_checkpointables_async(
     """Takes a snapshot of every item and saves in the background; see `save_async`."""
     chosen = options.current(context)
     refuse_several_processes(chosen)
+    refuse_tensors(chosen.checkpoint_layout, "save_checkpointables")
     backend, final = chosen.locate(path)
     check_final(final)
     if custom_metadata is not None:
@@ -140,6 +142,7 @@ def load_checkpointables_async(
 ) -> AsyncResponse[dict[str, Any]]:
     """Loads in the background; see `load_checkpointables`."""
     chosen = options.current(context)
+    refuse_tensors(chosen.checkpoint_layout, "load_checkpointables")
     backend, final = chosen.locate(path)
     if isinstance(abstract_checkpointables, CheckpointMetadata):
         abstract_checkpointables = abstract_checkpointables.items

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from holdfast_checkpointer import options
 from holdfast_checkpointer.args import PyTreeRestore, PyTreeSave
-from holdfast_checkpointer.engine.layout import StoredCheckpoint, read_checkpoint
+from holdfast_checkpointer.engine.layout import StoredCheckpoint
 from holdfast_checkpointer.engine.names import AUTO, STATE, check_final, check_item_name
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.saving import (
@@ -23,6 +23,14 @@ from holdfast_checkpointer.engine.verification import VerifyReport, verify_check
 from holdfast_checkpointer.handlers.base import Item
 from holdfast_checkpointer.handlers.pytree import PyTreeCheckpointHandler
 from holdfast_checkpointer.metadata import CheckpointMetadata, describe_checkpoint
+from holdfast_checkpointer.safetensors.files import Found
+from holdfast_checkpointer.safetensors.load import (
+    describe_tensors,
+    holds_tensors,
+    load_tensors,
+    read_by_layout,
+)
+from holdfast_checkpointer.safetensors.options import CheckpointLayout, refuse_tensors
 from holdfast_metadata import require_json
 from holdfast_storage import (
     CheckpointNotFoundError,
@@ -97,6 +105,7 @@ def save_async(
     """
     chosen = options.current(context)
     refuse_several_processes(chosen)
+    refuse_tensors(chosen.checkpoint_layout, "save")
     backend, final = chosen.locate(path)
     check_final(final)
     contents = stage_state(state, checkpointable_name, custom_metadata, chosen, marker=True)
@@ -158,7 +167,10 @@ def load(
     dtype and sharding; `...` skips a leaf; `None` takes it as saved.
 
     Args:
-        path: A path or URL of one checkpoint, holdfast's or Orbax's.
+        path: A path or URL of one checkpoint, holdfast's or Orbax's, or of safetensors files:
+            one file, a folder of them, or an index of shards. Those come as NumPy arrays by
+            name; a target names the tensors to read, flat or nested, and gets what it asks
+            for. See `Context.checkpoint_layout` and `SafetensorsOptions`.
         abstract_state: The target; also the result of `metadata`.
         checkpointable_name: The item; "AUTO" takes `state`, or else the first PyTree.
         context: Options of this call.
@@ -170,7 +182,8 @@ def load(
         FileNotFoundError: No checkpoint is committed there; the message says what is.
         ValueError: The target does not fit (`TreeMismatchError` lists every difference),
             or the bytes are damaged (`DamagedCheckpointError` names file and leaf).
-        KeyError: The checkpoint has no such item.
+        KeyError: The checkpoint has no such item, or there is no such tensor
+            (`TensorNotFoundError`).
     """
     return load_async(
         path, abstract_state, checkpointable_name=checkpointable_name, context=context, **restore
@@ -217,8 +230,11 @@ def load_from(
         name = await stored.find_tree(checkpointable_name)
         return await handler.fetch(stored.item_area(name), request, context)
 
+    async def tensors(found: Found) -> Any:
+        return await load_tensors(found, checkpointable_name, request, context)
+
     return AsyncResponse(
-        read_checkpoint(backend, final, body),
+        read_by_layout(backend, final, context, body, tensors),
         what=f"the load from {backend.root}/{final}",
         deadline=context.asynchronous.timeout_secs,
     )
@@ -226,6 +242,9 @@ def load_from(
 
 def metadata(path: Path, *, context: options.Context | None = None) -> CheckpointMetadata:
     """Describes a checkpoint without reading arrays and without touching devices.
+
+    Of safetensors files it tells names, shapes and dtypes; `__metadata__` is the custom metadata,
+    and the newest file's time that of the commit.
 
     Raises:
         FileNotFoundError: No checkpoint is committed there.
@@ -237,27 +256,39 @@ def metadata(path: Path, *, context: options.Context | None = None) -> Checkpoin
         >>> found.metadata["w"].shape, found.custom_metadata
         ((2, 3), {'run': 4})
     """
-    return metadata_from(*options.current(context).locate(path))
+    chosen = options.current(context)
+    return metadata_from(*chosen.locate(path), chosen)
 
 
-def metadata_from(backend: StorageBackend, final: str) -> CheckpointMetadata:
+def metadata_from(
+    backend: StorageBackend, final: str, context: options.Context | None = None
+) -> CheckpointMetadata:
     """What `metadata` does once the path is resolved."""
+    chosen = options.current(context)
 
     async def body(stored: StoredCheckpoint) -> CheckpointMetadata:
         return await describe_checkpoint(backend, stored)
 
-    return _run(read_checkpoint(backend, final, body))
+    async def tensors(found: Found) -> CheckpointMetadata:
+        return await describe_tensors(found, chosen)
+
+    return _run(read_by_layout(backend, final, chosen, body, tensors))
 
 
 def is_checkpoint(path: Path, *, context: options.Context | None = None) -> bool:
-    """Whether a whole checkpoint is committed at `path`, holdfast's or Orbax's.
+    """Whether a whole checkpoint is at `path`: holdfast's, Orbax's, or safetensors files.
 
     A folder of checkpoints is not one, and neither is one of which files are missing, as
     after half a copy. Never raises for a path where nothing is; a record
     that cannot be read raises `RecordUnreadableError`, for it is neither answer.
     """
-    backend, final = options.current(context).locate(path)
+    chosen = options.current(context)
+    backend, final = chosen.locate(path)
+    layout = chosen.checkpoint_layout
     found = _run(occupant(backend, final))
+    tensors = layout is CheckpointLayout.SAFETENSORS
+    if found.kind == "foreign" or tensors:
+        return layout is not CheckpointLayout.ORBAX and _run(holds_tensors(backend, final))
     if found.kind != "ours":
         return found.kind == "orbax"
     try:

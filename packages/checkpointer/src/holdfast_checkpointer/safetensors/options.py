@@ -46,3 +46,16 @@ class SafetensorsOptions:
             raise ValueError(f"max_over_read_ratio must be at least 1, got {ratio!r}")
         if self.read_chunk_bytes is not None and self.read_chunk_bytes < 1:
             raise ValueError(f"read_chunk_bytes must be at least 1, got {self.read_chunk_bytes!r}")
+
+
+def refuse_tensors(layout: CheckpointLayout, call: str) -> None:
+    """Stops a call that has no meaning for safetensors files, before it does anything.
+
+    Raises:
+        NotImplementedError: They are what the context asks for; says what to call.
+    """
+    if layout is CheckpointLayout.SAFETENSORS:
+        raise NotImplementedError(
+            f"{call} knows no checkpoint_layout 'safetensors', which is one tree of tensors: "
+            "export_safetensors writes it, load reads it"
+        )
