@@ -12,8 +12,8 @@ from holdfast_checkpointer.errors import InvalidLayoutError
 from holdfast_checkpointer.safetensors.header import (
     HEADER_LIMIT,
     LENGTH_BYTES,
+    BadHeader,
     Header,
-    HeaderError,
     TensorInfo,
     header_length,
     parse_header,
@@ -294,7 +294,7 @@ async def _open(found: Found, info: ObjectInfo) -> TensorFile:
         return TensorFile(info, await asyncio.to_thread(parse_header, data, info.size))
     except ObjectNotFoundError as error:
         raise _damaged(found, info.key, "", "it is gone") from error
-    except HeaderError as error:
+    except BadHeader as error:
         if error.sound:
             raise MetadataError(
                 f"the tensor {error.tensor!r} of the file {keys.leaf(info.key)!r} of "
@@ -308,7 +308,7 @@ async def _bytes(backend: StorageBackend, key: str, start: int, stop: int) -> by
         return b""
     data = await backend.get(key, byte_range=ByteRange(start, stop))
     if len(data) != stop - start:
-        raise HeaderError(f"it is cut off: bytes {start} to {stop} are not all there")
+        raise BadHeader(f"it is cut off: bytes {start} to {stop} are not all there")
     return data
 
 

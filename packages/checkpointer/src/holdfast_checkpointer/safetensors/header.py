@@ -55,7 +55,7 @@ class Header:
     metadata: Mapping[str, str]
 
 
-class HeaderError(Exception):
+class BadHeader(Exception):
     """A header is not what the format says; turned into an error that names the file.
 
     Attributes:
@@ -73,15 +73,15 @@ def header_length(start: bytes, size: int) -> int:
     """The length of the header, from the first eight bytes of a file of `size` bytes.
 
     Raises:
-        HeaderError: There is no header of that length.
+        BadHeader: There is no header of that length.
     """
     if len(start) < LENGTH_BYTES:
-        raise HeaderError(f"it has {size} bytes, too few for a header")
+        raise BadHeader(f"it has {size} bytes, too few for a header")
     length = int.from_bytes(start[:LENGTH_BYTES], "little")
     if length > HEADER_LIMIT:
-        raise HeaderError(f"its header would have {length} bytes, the format allows {HEADER_LIMIT}")
+        raise BadHeader(f"its header would have {length} bytes, the format allows {HEADER_LIMIT}")
     if LENGTH_BYTES + length > size:
-        raise HeaderError(f"it is cut off: its header has {length} bytes, the file {size}")
+        raise BadHeader(f"it is cut off: its header has {length} bytes, the file {size}")
     return length
 
 
@@ -89,14 +89,14 @@ def parse_header(data: bytes, size: int) -> Header:
     """Reads the header of a file of `size` bytes.
 
     Raises:
-        HeaderError: It is damaged; says where.
+        BadHeader: It is damaged; says where.
     """
     if not data.startswith(b"{"):
-        raise HeaderError("its header does not start with '{'")
+        raise BadHeader("its header does not start with '{'")
     try:
         document = parse_json(data, source="its header")
     except MetadataError as error:
-        raise HeaderError(str(error)) from error
+        raise BadHeader(str(error)) from error
     metadata = _texts(document.pop(METADATA, None))
     begin = LENGTH_BYTES + len(data)
     tensors = {name: _tensor(name, entry, begin) for name, entry in document.items()}
@@ -108,18 +108,18 @@ def _texts(value: Any) -> Mapping[str, str]:
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise HeaderError(f"{METADATA} is not an object of texts")
+        raise BadHeader(f"{METADATA} is not an object of texts")
     return value
 
 
 def _tensor(name: str, entry: Any, begin: int) -> TensorInfo:
     if not isinstance(entry, dict):
-        raise HeaderError("it is described by no object", tensor=name)
+        raise BadHeader("it is described by no object", tensor=name)
     dtype = entry.get("dtype")
     if not isinstance(dtype, str):
-        raise HeaderError(f"its dtype is {dtype!r:.60}, not a text", tensor=name)
+        raise BadHeader(f"its dtype is {dtype!r:.60}, not a text", tensor=name)
     if dtype not in DTYPES:
-        raise HeaderError(
+        raise BadHeader(
             f"its dtype {dtype!r:.60} is unknown; known are {', '.join(DTYPES)}",
             tensor=name,
             sound=True,
@@ -128,12 +128,12 @@ def _tensor(name: str, entry: Any, begin: int) -> TensorInfo:
     start, stop = _offsets(entry.get("data_offsets"), name)
     # In this order: a product of many huge numbers would itself take for ever.
     if len(shape) > _RANK_LIMIT or math.prod(max(1, n) for n in shape) * 16 > _BYTES_LIMIT:
-        raise HeaderError("its shape is more than an array can have", tensor=name, sound=True)
+        raise BadHeader("its shape is more than an array can have", tensor=name, sound=True)
     needed = bytes_of(dtype, shape)
     if needed is None:
-        raise HeaderError(f"{dtype}{list(shape)} does not end with a byte", tensor=name)
+        raise BadHeader(f"{dtype}{list(shape)} does not end with a byte", tensor=name)
     if stop - start != needed:
-        raise HeaderError(
+        raise BadHeader(
             f"{dtype}{list(shape)} takes {needed} bytes, its offsets give it {stop - start}",
             tensor=name,
         )
@@ -143,7 +143,7 @@ def _tensor(name: str, entry: Any, begin: int) -> TensorInfo:
 def _offsets(value: Any, name: str) -> tuple[int, int]:
     offsets = _naturals(value, "data_offsets", name)
     if len(offsets) != 2:
-        raise HeaderError(f"its data_offsets are {len(offsets)} numbers, not two", tensor=name)
+        raise BadHeader(f"its data_offsets are {len(offsets)} numbers, not two", tensor=name)
     return offsets[0], offsets[1]
 
 
@@ -152,7 +152,7 @@ def _naturals(value: Any, what: str, name: str) -> tuple[int, ...]:
         type(n) is int and 0 <= n <= _BYTES_LIMIT for n in value[: _RANK_LIMIT + 1]
     )
     if not good:
-        raise HeaderError(f"its {what} is no list of natural numbers: {value!r:.60}", tensor=name)
+        raise BadHeader(f"its {what} is no list of natural numbers: {value!r:.60}", tensor=name)
     return tuple(value[: _RANK_LIMIT + 1])
 
 
@@ -161,16 +161,16 @@ def _require_gapless(tensors: Iterable[TensorInfo], begin: int, size: int) -> No
     end = begin
     for tensor in sorted(tensors, key=lambda t: (t.start, t.stop)):
         if tensor.start < end:
-            raise HeaderError("its bytes overlap those of another tensor", tensor=tensor.name)
+            raise BadHeader("its bytes overlap those of another tensor", tensor=tensor.name)
         if tensor.start > end:
-            raise HeaderError(
+            raise BadHeader(
                 f"{tensor.start - end} bytes before it are nobody's", tensor=tensor.name
             )
         end = tensor.stop
     if end > size:
-        raise HeaderError(f"it is cut off: its tensors end at byte {end}, the file at {size}")
+        raise BadHeader(f"it is cut off: its tensors end at byte {end}, the file at {size}")
     if end < size:
-        raise HeaderError(f"its last {size - end} bytes belong to no tensor")
+        raise BadHeader(f"its last {size - end} bytes belong to no tensor")
 
 
 def entry_size(name: str, shape: tuple[int, ...]) -> int:
