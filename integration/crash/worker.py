@@ -7,6 +7,7 @@ line to its log after each acknowledged commit.
 
 from __future__ import annotations
 
+import faulthandler
 import itertools
 import os
 import signal
@@ -148,6 +149,7 @@ def main() -> None:
             print(pid, flush=True)
             continue
         descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        faulthandler.dump_traceback_later(90)  # who hangs says where, to stderr
         try:
             MODES[mode](place, descriptor, *map(int, number))
         except BaseException as error:

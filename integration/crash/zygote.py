@@ -34,7 +34,7 @@ class Worker:
 
     def join(self):
         """Waits until nothing of the process is left: threads outlive their leader a little."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120  # only a hang takes so long; it says where to stderr
         while Path(f"/proc/{self.pid}").exists():
             assert time.monotonic() < deadline, f"the worker still runs: {self.said()}"
             time.sleep(0.001)
