@@ -44,6 +44,26 @@ def test_a_scheme_that_nobody_knows_says_how_to_serve_it():
         open_backend("weird://bucket/x")
 
 
+def test_a_variable_that_was_corrected_is_followed(monkeypatch):
+    class Told(MemoryBackend):
+        environment = ("MINE_",)
+
+    register("mine", lambda url, _options: Told(url))
+    try:
+        monkeypatch.setenv("MINE_ENDPOINT", "mistyped")
+        first = open_backend("mine://a")
+        monkeypatch.setenv("OTHER", "x")
+        assert open_backend("mine://a") is first
+        monkeypatch.setenv("MINE_ENDPOINT", "right")
+        second = open_backend("mine://a")
+        assert second is not first
+        assert open_backend("mine://a") is second
+        monkeypatch.delenv("MINE_ENDPOINT")
+        assert open_backend("mine://a") not in (first, second)
+    finally:
+        unregister("mine")
+
+
 def test_a_registration_serves_a_scheme_until_it_is_undone():
     opened = []
 

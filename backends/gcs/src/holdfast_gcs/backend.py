@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
+import functools
 import hashlib
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from holdfast_gcs import detection, settings, uploads
 from holdfast_gcs.folders import Folders
 from holdfast_gcs.session import GcsSession, Reply
-from holdfast_gcs.translation import NoEffectError, not_gcs
+from holdfast_gcs.translation import NoEffectError, explain, not_gcs
 from holdfast_metadata import ATTEMPT_FILE
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
@@ -59,6 +60,9 @@ class GcsBackend(StorageBackend):
     """
 
     scheme: ClassVar[str] = "gs"
+    environment: ClassVar[tuple[str, ...]] = (
+        "CLOUDSDK_", "GCE_METADATA_", "GOOGLE_", "STORAGE_EMULATOR_HOST",
+    )  # fmt: skip
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         place = url.rstrip("/").partition("://")[2]
@@ -378,7 +382,13 @@ class GcsBackend(StorageBackend):
         }
         if self.settings.user_project:
             context["gcs_user_project"] = {"project_id": self.settings.user_project}
-        return KvTarget(spec, context, self.hints, described=self.settings.describe())
+        return KvTarget(
+            spec,
+            context,
+            self.hints,
+            described=self.settings.describe(),
+            explain=functools.partial(explain, settings=self.settings),
+        )
 
     async def commit_strategy(self) -> CommitStrategy:
         """A conditional put decides; on a hierarchical bucket a rename then publishes."""

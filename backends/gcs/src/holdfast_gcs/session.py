@@ -91,9 +91,10 @@ class GcsSession:
         """Looks for credentials too, which may ask the machine's metadata."""
         os.environ.setdefault(_NO_FOLDERS_OF_ITS_OWN, "false")
         from gcsfs.core import GCSFileSystem  # the plain one, whatever the package exports
+        from google.auth.compute_engine import Credentials
         from google.auth.exceptions import DefaultCredentialsError
 
-        def made(token: str) -> Any:
+        def made(token: Any) -> Any:
             return GCSFileSystem(
                 token=token,
                 endpoint_url=self.settings.endpoint,
@@ -103,6 +104,8 @@ class GcsSession:
                 loop=loop,
             )
 
+        if self.settings.token == "cloud":  # gcsfs would look for the machine at one address alone
+            return made(Credentials())
         if self.settings.token is not None:
             return made(self.settings.token)
         try:  # gcsfs's own search has a cache of tokens that TensorStore knows nothing of
@@ -117,12 +120,14 @@ class GcsSession:
         from google.auth.exceptions import TransportError
 
         causes = list(_chain(error))
+        said = str(causes[-1]) or type(causes[-1]).__name__
         if any(isinstance(cause, TransportError) for cause in causes):
             return NoEffectError(
-                f"Google's token service does not answer: {causes[-1]}", root=self.root
+                f"Google's token service does not answer: {said} ({self.settings.describe()})",
+                root=self.root,
             )
         return errors.StoragePermissionError(
-            f"no valid Google credentials: {causes[-1]}; run gcloud auth application-default "
+            f"no valid Google credentials: {said}; run gcloud auth application-default "
             "login, set GOOGLE_APPLICATION_CREDENTIALS, or read a public bucket with token=anon "
             f"({self.settings.describe()})",
             root=self.root,

@@ -21,6 +21,7 @@ from holdfast_storage.settings import describe_settings
 PUBLIC = "https://storage.googleapis.com"
 _ENDPOINT_VARIABLE = "TENSORSTORE_GCS_HTTP_URL"
 _FILE_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
+_MACHINE_VARIABLES = ("GCE_METADATA_HOST", "GCE_METADATA_ROOT")  # Google's, and TensorStore's
 _TOKEN_VARIABLE = "GOOGLE_AUTH_TOKEN_FOR_TESTING"
 _NAMES = frozenset(
     ("endpoint_url", "hns", "max_attempts", "project", "requester_pays", "timeout_s", "token")
@@ -199,6 +200,9 @@ def agree(settings: GcsSettings) -> None:
         wanted[_FILE_VARIABLE] = settings.token
     if settings.token == "cloud":
         unwanted[_FILE_VARIABLE] = ""
+    theirs, ours = _MACHINE_VARIABLES
+    if os.environ.get(theirs):
+        wanted[ours] = os.environ[theirs]
     with _lock:
         for name, value in {**wanted, **unwanted}.items():
             if os.environ.get(name, value) != value:

@@ -25,11 +25,17 @@ def translate(
     if status == 412:
         return errors.PreconditionFailedError("the object is not what was expected", **where)
     if status == 501:
-        return errors.UnsupportedOperationError(f"{doing}: the service has no such call", **where)
+        return errors.UnsupportedOperationError(
+            f"{doing}: the service has no such call ({settings.describe()})", **where
+        )
     if status == 429 or (status == 403 and _is_haste(body)):
-        return NoEffectError(f"{doing}: {status}: {said or 'too many requests'}", **where)
+        return NoEffectError(
+            f"{doing}: {status}: {said or 'too many requests'} ({settings.describe()})", **where
+        )
     if status == 408 or status >= 500:
-        return errors.TransientStorageError(f"{doing}: {status}: {said or 'no message'}", **where)
+        return errors.TransientStorageError(
+            f"{doing}: {status}: {said or 'no message'} ({settings.describe()})", **where
+        )
     if status in (401, 403):
         return errors.StoragePermissionError(
             f"access refused: {said or status}; {doing} needs that permission, or other "
@@ -50,6 +56,13 @@ def translate(
     return errors.StorageError(
         f"{doing}: {status}: {said}{advice} ({settings.describe()})", **where
     )
+
+
+def explain(
+    status: int, body: str, settings: GcsSettings, *, key: str, root: str
+) -> errors.StorageError:
+    """The error for a reply that TensorStore got, which moves the arrays."""
+    return translate(status, body.encode(), settings, key=key, root=root, doing="moving arrays")
 
 
 def not_gcs(settings: GcsSettings, *, key: str, root: str, doing: str) -> errors.StorageError:

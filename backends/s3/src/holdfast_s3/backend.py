@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import uuid
@@ -13,6 +14,7 @@ from holdfast_metadata import ATTEMPT_FILE
 from holdfast_s3 import probe, settings, uploads
 from holdfast_s3.credentials import DataCredentials
 from holdfast_s3.session import S3Session
+from holdfast_s3.translation import explain
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
 from holdfast_storage.urls import resolve_url
@@ -58,6 +60,7 @@ class S3Backend(StorageBackend):
     """
 
     scheme: ClassVar[str] = "s3"
+    environment: ClassVar[tuple[str, ...]] = ("AWS_",)
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         self.root = url.rstrip("/")
@@ -374,7 +377,13 @@ class S3Backend(StorageBackend):
             },
             "s3_request_concurrency": {"limit": self.hints.max_concurrency},
         }  # fmt: skip
-        return KvTarget(spec, context, self.hints, described=self.settings.describe())
+        return KvTarget(
+            spec,
+            context,
+            self.hints,
+            described=chosen.describe(),
+            explain=functools.partial(explain, settings=chosen),
+        )
 
     def _dotted_endpoint(self) -> str | None:
         """On AWS with the bucket in the path, for both planes alike."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from holdfast_s3.settings import S3Settings
@@ -46,7 +48,7 @@ def translate(
     where = {"key": key, "root": root}
     match error:
         case exceptions.ClientError():
-            return _answer(error, settings, doing, where)
+            return _answer(error.response, settings, doing, where)
         case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError():
             return errors.StoragePermissionError(
                 f"no AWS credentials: {error}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
@@ -54,7 +56,9 @@ def translate(
                 **where,
             )
         case exceptions.CredentialRetrievalError() | exceptions.TokenRetrievalError():
-            return errors.StoragePermissionError(f"AWS credentials: {error}", **where)
+            return errors.StoragePermissionError(
+                f"AWS credentials: {error} ({settings.describe()})", **where
+            )
         case exceptions.ParamValidationError():
             return errors.InvalidKeyError(f"S3 cannot hold this key: {error}", **where)
         case parsers.ResponseParserError():
@@ -100,23 +104,33 @@ def _connection(
     return None
 
 
-def _answer(
-    error: Any, settings: S3Settings, doing: str, where: dict[str, str]
+def explain(
+    status: int, body: str, settings: S3Settings, *, key: str, root: str
 ) -> errors.StorageError:
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    said = error.response.get("Error", {}).get("Message") or code or f"status {status}"
+    """The error for a reply that TensorStore got, which moves the arrays."""
+    found = dict(re.findall(r"<(Code|Message|Region)>([^<]*)</\1>", body))
+    response = {"Error": found, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return _answer(response, settings, MOVING_ARRAYS, {"key": key, "root": root})
+
+
+def _answer(
+    response: Mapping[str, Any], settings: S3Settings, doing: str, where: dict[str, str]
+) -> errors.StorageError:
+    code = str(response.get("Error", {}).get("Code", ""))
+    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    said = response.get("Error", {}).get("Message") or code or f"status {status}"
     if code in WRONG_REGION or status == 301:
-        return _wrong_region(error, settings, where)
+        return _wrong_region(response, settings, where)
     if code == "RequestTimeTooSkewed":
         return errors.StorageError(
             "S3 refuses requests because this machine's clock differs from its own by more than "
-            f"15 minutes; set the clock: {said}",
+            f"15 minutes; set the clock: {said} ({settings.describe()})",
             **where,
         )
     if code in _REFUSED or status in (401, 403):
         return _refused(code, said, settings, doing, where)
-    return _about_the_object(code, status, f"{doing}: {code or status}: {said}", settings, where)
+    told = f"{doing}: {code or status}: {said} ({settings.describe()})"
+    return _about_the_object(code, status, told, settings, where)
 
 
 def _about_the_object(
@@ -142,12 +156,14 @@ def _about_the_object(
         return errors.TransientStorageError(said, **where)
     if code in _BAD_KEY:
         return errors.InvalidKeyError(f"S3 refuses the key: {said}", **where)
-    return errors.StorageError(f"{said} ({settings.describe()})", **where)
+    return errors.StorageError(said, **where)
 
 
-def _wrong_region(error: Any, settings: S3Settings, where: dict[str, str]) -> errors.StorageError:
-    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    right = error.response.get("Error", {}).get("Region") or headers.get("x-amz-bucket-region")
+def _wrong_region(
+    response: Mapping[str, Any], settings: S3Settings, where: dict[str, str]
+) -> errors.StorageError:
+    headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    right = response.get("Error", {}).get("Region") or headers.get("x-amz-bucket-region")
     advice = f"set the region to {right}" if right else "set the bucket's region"
     return errors.StorageError(
         f"the bucket {settings.bucket!r} is not in this region: {advice} (AWS_REGION, or the "
@@ -156,9 +172,11 @@ def _wrong_region(error: Any, settings: S3Settings, where: dict[str, str]) -> er
     )
 
 
+MOVING_ARRAYS = "moving arrays"
 _READ = "s3:GetObject (and s3:ListBucket, without which S3 answers 403 for what is absent)"
 # What a role must be allowed for each request.
 _PERMISSIONS = {
+    MOVING_ARRAYS: "s3:PutObject to save and s3:GetObject to load",
     "GetObject": _READ,
     "HeadObject": _READ,
     "PutObject": "s3:PutObject",

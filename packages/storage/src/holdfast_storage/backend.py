@@ -52,9 +52,12 @@ class StorageBackend(abc.ABC):
         root: The root as a URL or path, for messages; holds no secret.
         capabilities: What the store can do.
         hints: Advice for writers.
+        environment: Beginnings of the names of environment variables that the settings come
+            from. Once one of them has changed, the place is opened anew.
     """
 
     scheme: ClassVar[str]
+    environment: ClassVar[tuple[str, ...]] = ()
     root: str
     capabilities: Capabilities
     hints: IoHints

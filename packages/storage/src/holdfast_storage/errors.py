@@ -119,6 +119,10 @@ class RecordUnreadableError(StorageError, ValueError):
     """
 
 
+class RecordForbiddenError(RecordUnreadableError, StoragePermissionError):
+    """A commit record may exist, and may not be read: access was refused."""
+
+
 class DamagedCheckpointError(StorageError, ValueError):
     """Bytes differ from what was saved; nothing of them was returned.
 

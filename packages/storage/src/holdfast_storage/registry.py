@@ -28,7 +28,8 @@ _DISTRIBUTIONS = {
 
 _lock = threading.RLock()
 _registered: dict[str, BackendFactory] = {}
-_open: dict[tuple[str, str], StorageBackend] = {}
+# By place and settings; then one for each environment that was met.
+_open: dict[tuple[str, str], list[tuple[StorageBackend, dict[str, str]]]] = {}
 
 
 def register(scheme: str, factory: BackendFactory) -> None:
@@ -54,6 +55,9 @@ def open_backend(
     url: str | os.PathLike[str], options: Mapping[str, Any] | None = None
 ) -> StorageBackend:
     """The backend whose root is `url`. The same place and settings give the same object.
+
+    Settings may come from the environment (`StorageBackend.environment`): who corrects a
+    variable after a refusal gets a backend that follows it.
 
     Raises:
         UnknownSchemeError: No backend serves the scheme; says what to install.
@@ -84,10 +88,19 @@ def _open_at(place: Location, options: Mapping[str, Any] | None) -> StorageBacke
     except TypeError:  # a credentials object, say: not comparable, so not shared
         return factory(place.url, settings)
     with _lock:
-        found = _open.get(cache_key)
-        if found is None:
-            found = _open[cache_key] = factory(place.url, settings)
-        return found
+        for backend, told in _open.get(cache_key, ()):
+            if told == _variables(backend):
+                return backend
+        made = factory(place.url, settings)
+        _open.setdefault(cache_key, []).append((made, _variables(made)))
+        return made
+
+
+def _variables(backend: StorageBackend) -> dict[str, str]:
+    """What the environment says about a backend's settings."""
+    if not backend.environment:
+        return {}
+    return {name: told for name, told in os.environ.items() if name.startswith(backend.environment)}
 
 
 def _factory(place: Location) -> BackendFactory:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from holdfast_storage.errors import StorageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,14 @@ class IoHints:
     round_trips: bool = False
 
 
+class Explain(Protocol):
+    """Says what a refusal over HTTP means."""
+
+    def __call__(self, status: int, body: str, *, key: str, root: str) -> StorageError | None:
+        """The error for a reply; None if the reply says nothing of its own."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class KvTarget:
     """How TensorStore reaches a prefix.
@@ -108,6 +119,8 @@ class KvTarget:
         shared: For stores inside this process (memory): the TensorStore context
             object that every handle must share, else None.
         described: How the store is reached, for messages: resolved settings, no secrets.
+        explain: For stores behind HTTP: the error that a refusal means, by its status and
+            body, with key and root for the message; None if it says nothing of its own.
     """
 
     spec: Mapping[str, Any]
@@ -115,3 +128,4 @@ class KvTarget:
     hints: IoHints = field(default_factory=lambda: IoHints(2 << 30, 32, 64 << 10))
     shared: Any = None
     described: str = ""
+    explain: Explain | None = field(default=None, compare=False)

@@ -118,7 +118,7 @@ class ArrayReader:
         return [found for found in results if found is not None]
 
     def _translated(self, leaf: str) -> AbstractContextManager[None]:
-        return failures.reading(leaf, self._label, self._target.described)
+        return failures.reading(leaf, self._label, self._target)
 
     async def describe_all(self, names: Sequence[tuple[str, str]]) -> list[StoredShape]:
         """What arrays say of themselves, in order; see `survey`.

@@ -75,7 +75,7 @@ async def write_arrays(
     if not arrays:
         return []
     records: list[ArrayRecord] = []
-    with failures.writing(label, target.described):
+    with failures.writing(label, target):
         context = formats.context_for(target)
         database = formats.database_spec(
             target, write=True, file_bytes=options.ocdbt_target_data_file_size

@@ -47,9 +47,9 @@ async def read_record(backend: StorageBackend, final: str) -> StoredRecord:
     """Reads the record of `final`.
 
     Raises:
-        RecordUnreadableError: Something is there that cannot be read: damage, no access, a
-            newer version (`NewerFormatError` is then its cause). Neither committed nor
-            absent; leave it alone.
+        RecordUnreadableError: Something is there that cannot be read: damage, a newer version
+            (`NewerFormatError` is then its cause), or no access, which is a
+            `RecordForbiddenError`. Neither committed nor absent; leave it alone.
         StorageError: The store did not answer.
     """
     return await read_record_at(backend, keys.join(final, COMMIT_FILE))
@@ -62,7 +62,7 @@ async def read_record_at(backend: StorageBackend, key: str) -> StoredRecord:
     except errors.ObjectNotFoundError:
         return StoredRecord()
     except errors.StoragePermissionError as error:
-        raise errors.RecordUnreadableError(
+        raise errors.RecordForbiddenError(
             f"the commit record cannot be read: {error}", key=key, root=backend.root
         ) from error
     return StoredRecord(_parse(backend, key, data), info)

@@ -25,7 +25,7 @@ async def strategy_for(backend: StorageBackend) -> PointerCommit:
     """The backend's strategy, without grace and with a short patience."""
     kind = type(await backend.commit_strategy())
     assert issubclass(kind, PointerCommit)
-    return kind(backend, grace_s=0.0, decision_deadline_s=0.5, pause_s=0.001)
+    return kind(backend, grace_s=0.0, decision_deadline_s=10.0, pause_s=0.001)
 
 
 def files_of(label: str) -> dict[str, bytes]:
