@@ -27,7 +27,7 @@ def metadata_service(token):
     asked = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             path = self.path.partition("?")[0]
             asked.append(path)
             if path.endswith("/token"):

@@ -124,7 +124,7 @@ ARRAYS = r"(/d/|manifest\.ocdbt)"
 
 
 def troubles(job, what):
-    """Those that can be told apart: TensorStore takes any page for bytes, and any 404 for absence."""
+    """Those that show: to TensorStore any page is bytes, and any 404 is absence."""
     found = S3 if job.kind == "s3" else GCS
     hidden = ("a server that is not", "a bucket that is gone") if what == ARRAYS else ()
     return {name: told for name, told in found.items() if not name.startswith(hidden)}

@@ -105,7 +105,7 @@ class GcsSession:
             )
 
         if self.settings.token == "cloud":  # gcsfs would look for the machine at one address alone
-            return made(Credentials())
+            return made(Credentials())  # type: ignore[no-untyped-call]
         if self.settings.token is not None:
             return made(self.settings.token)
         try:  # gcsfs's own search has a cache of tokens that TensorStore knows nothing of

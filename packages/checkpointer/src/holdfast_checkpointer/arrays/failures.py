@@ -9,15 +9,17 @@ from collections.abc import Iterator
 from holdfast_storage import errors
 from holdfast_storage.values import KvTarget
 
-_FULL = re.compile(r"RESOURCE_EXHAUSTED:|.*(No space left|quota exceeded)", re.I | re.S)
+_FULL = re.compile(
+    r"RESOURCE_EXHAUSTED:|.*(No space left|quota exceeded)", re.IGNORECASE | re.DOTALL
+)
 _REFUSED = re.compile(
-    r"(PERMISSION_DENIED|UNAUTHENTICATED):|.*(Permission denied|Read-only file system)", re.S
+    r"(PERMISSION_DENIED|UNAUTHENTICATED):|.*(Permission denied|Read-only file system)", re.DOTALL
 )
 _PASSING = re.compile(
-    r"(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED):|.*Connection (refused|reset)", re.S
+    r"(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED):|.*Connection (refused|reset)", re.DOTALL
 )
 # What TensorStore appends: name and value, the value escaped as in C.
-_APPENDED = re.compile(r" \[(\w+)='((?:[^'\\]|\\.)*)'\]", re.S)
+_APPENDED = re.compile(r" \[(\w+)='((?:[^'\\]|\\.)*)'\]", re.DOTALL)
 _ESCAPED = re.compile(r"\\(['\"\\])")
 _ABOUT_AN_OBJECT = (errors.ObjectNotFoundError, errors.PreconditionFailedError)
 
