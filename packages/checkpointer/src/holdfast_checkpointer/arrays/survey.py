@@ -53,7 +53,7 @@ async def survey(
         return []
     context = formats.context_for(target)
     spec = formats.database_spec(target, write=False) if layout.ocdbt else dict(target.spec)
-    with failures.reading(names[0][1], label, target.described):
+    with failures.reading(names[0][1], label, target):
         store = await ts.KvStore.open(spec, context=context)
         # The first read fetches the database's manifest. The others take it as it then is: a
         # database that is committed does not change, and each would ask again.
@@ -80,7 +80,7 @@ def _decode_all(
     decode = _of_zarr3 if layout.zarr == 3 else _of_zarr2
     found = []
     for (name, leaf), future in zip(names, futures, strict=True):
-        with failures.reading(leaf, label, target.described):
+        with failures.reading(leaf, label, target):
             result = future.result()
         why = "its metadata is missing"
         if result.state != "missing":
