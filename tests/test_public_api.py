@@ -11,7 +11,7 @@ import pytest
 
 import holdfast as hf
 
-SUBMODULES = ("args", "errors", "options", "training")
+SUBMODULES = ("args", "checkpoint_utils", "errors", "options", "training")
 PACKAGES = (
     "holdfast_metadata",
     "holdfast_storage",
@@ -44,6 +44,7 @@ def test_the_public_names_are_these_and_no_others():
         "StandardCheckpointer",
         "VerifyReport",
         "args",
+        "checkpoint_utils",
         "checkpointables_metadata",
         "copy",
         "copy_async",

@@ -16,7 +16,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from holdfast import args, errors, options, training
+    from holdfast import args, checkpoint_utils, errors, options, training
     from holdfast_checkpointer.checkpointables import (
         checkpointables_metadata,
         load_checkpointables,
@@ -105,7 +105,7 @@ _SOURCES = {
     "save_checkpointables_async": "holdfast_checkpointer.checkpointables",
     "verify": "holdfast_checkpointer.functions",
 }
-_SUBMODULES = frozenset({"args", "errors", "options", "training"})
+_SUBMODULES = frozenset({"args", "checkpoint_utils", "errors", "options", "training"})
 
 __all__ = [
     "PLACEHOLDER",
@@ -129,6 +129,7 @@ __all__ = [
     "StandardCheckpointer",
     "VerifyReport",
     "args",
+    "checkpoint_utils",
     "checkpointables_metadata",
     "copy",
     "copy_async",

@@ -220,6 +220,17 @@ class ArrayLoadOptions:
             _READ_ONCE,
         )
 
+    def check_against(self, processes: int) -> None:
+        """Refuses what has no effect in a job of that many processes.
+
+        Raises:
+            UnsupportedOptionError: The message says what is done instead.
+        """
+        if self.use_load_and_broadcast and processes > 1:
+            raise UnsupportedOptionError(
+                f"use_load_and_broadcast=True has no meaning here: {_READ_ONCE}. Accepted: False"
+            )
+
 
 def check_file_size(value: Any) -> None:
     """Refuses a target size of data files that is none.

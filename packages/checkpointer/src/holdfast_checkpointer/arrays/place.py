@@ -8,8 +8,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.layout import Format
 
 from holdfast_checkpointer.arrays import plan
+from holdfast_checkpointer.arrays.casting import convert
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,13 @@ class Placement:
         sharding: The sharding to make; None leaves it on the host as NumPy.
         dtype: The dtype to make.
         weak_type: JAX's flag to restore.
+        layout: JAX's device-local layout; None for the device's own.
     """
 
     sharding: jax.sharding.Sharding | None
     dtype: np.dtype[Any]
     weak_type: bool = False
+    layout: Any = None
 
 
 def regions_for(sharding: jax.sharding.Sharding, shape: plan.Shape) -> list[plan.Region] | None:
@@ -46,7 +50,7 @@ def place(
     """Makes the arrays: NumPy as read, JAX arrays where they are wanted."""
     results: list[Any] = [None] * len(read)
     for i, (parts, placement) in enumerate(zip(read, placements, strict=True)):
-        parts = [_cast(part, placement.dtype) for part in parts]
+        parts = [convert(part, placement.dtype) for part in parts]
         if placement.sharding is None:
             results[i] = parts[0]
         elif placement.sharding.is_fully_replicated:
@@ -56,11 +60,9 @@ def place(
     for i, placement in enumerate(placements):
         if placement.weak_type and placement.sharding is not None:
             results[i] = _weaken(results[i])
+        if placement.layout is not None:
+            results[i] = jax.device_put(results[i], Format(placement.layout, placement.sharding))
     return results
-
-
-def _cast(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    return array if array.dtype == dtype else array.astype(dtype)
 
 
 def _whole(array: np.ndarray[Any, Any], sharding: jax.sharding.Sharding) -> jax.Array:

@@ -94,6 +94,14 @@ def within(inner: Region, outer: Region) -> Region:
     )
 
 
+def clipped(region: Region, shape: Shape) -> Region:
+    """The part of a region that lies inside a shape; it may be empty."""
+    return tuple(
+        slice(min(part.start, size), min(part.stop, size))
+        for part, size in zip(region, shape, strict=True)
+    )
+
+
 def extent(region: Region) -> Shape:
     """The shape of a region."""
     return tuple(part.stop - part.start for part in region)

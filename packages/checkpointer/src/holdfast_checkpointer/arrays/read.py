@@ -208,6 +208,8 @@ class ArrayReader:
         stored = np.dtype(array.dtype.numpy_dtype)
         chunk = request.chunk_shape or _chunk_of(array)
         buffer = aligned_empty(plan.extent(region), stored)
+        if not buffer.size:
+            return buffer.view(dtype)
         tasks = [
             asyncio.ensure_future(
                 self._read_chunk(request, array, chunk, index, part, region, buffer)

@@ -54,9 +54,14 @@ class ArrayCheckpointHandler(PyTreeCheckpointHandler):
 
     def prepare(self, args: Any) -> Any:
         """See `CheckpointHandler.prepare`."""
-        target = None if args.item is None else {self._name: args.item}
+        target, restore_args = (
+            None if given is None else {self._name: given}
+            for given in (args.item, args.restore_args)
+        )
         return super().prepare(
-            PyTreeRestore(target, cast=args.cast, fallback_sharding=args.fallback_sharding)
+            PyTreeRestore(
+                target, restore_args, cast=args.cast, fallback_sharding=args.fallback_sharding
+            )
         )
 
     async def fetch(self, area: ReadArea, request: Any, context: Context) -> Any:

@@ -17,14 +17,17 @@ from holdfast_checkpointer.arrays.snapshot import StagedArray, snapshot_all
 from holdfast_checkpointer.arrays.survey import StoredShape
 from holdfast_checkpointer.arrays.write import ArrayRecord, write_arrays
 from holdfast_checkpointer.bursts import uncollected
+from holdfast_checkpointer.errors import UnsupportedOptionError
 from holdfast_checkpointer.handlers.base import CheckpointHandler, ItemRecord, StagedItem
 from holdfast_checkpointer.items.describe import DescribedTree, describe, documents, inline_value
-from holdfast_checkpointer.items.fetch import Placing, fetch
+from holdfast_checkpointer.items.fetch import fetch
 from holdfast_checkpointer.items.metadata import ArrayMetadata, NumpyMetadata, ScalarMetadata
+from holdfast_checkpointer.items.placing import Placing
 from holdfast_checkpointer.items.stored import StoredItem, open_item
 from holdfast_checkpointer.items.storing import StorageRequest
 from holdfast_checkpointer.options import Context
 from holdfast_checkpointer.trees.match import (
+    Rules,
     Target,
     key_dtype,
     match,
@@ -97,8 +100,12 @@ class PyTreeCheckpointHandler(CheckpointHandler):
         """
         if args.cast not in ("safe", "unsafe"):
             raise ValueError(f"cast must be 'safe' or 'unsafe', got {args.cast!r}")
+        _refuse_transforms(args)
+        restore_args = getattr(args, "restore_args", None)
         with uncollected():
-            target = None if args.item is None else take_target(args.item)
+            target = None
+            if args.item is not None or restore_args is not None:
+                target = take_target(args.item, restore_args)
         unsafe = args.cast == "unsafe"
         placing = Placing.of_caller(fallback=args.fallback_sharding, unsafe=unsafe)
         return _Request(args, target, placing, Selection.of(args.select, args.rename))
@@ -117,8 +124,10 @@ class PyTreeCheckpointHandler(CheckpointHandler):
             if request.target is None:
                 wants = want_as_saved(root)
             else:
-                wants = match(request.target, root, cast=args.cast, orbax=not item.ours)
-        leaves = await fetch(item, wants, request.placing, context.array_loading)
+                wants = match(request.target, root, _rules(args, item, context))
+        options = context.array_loading
+        options.check_against(jax.process_count())
+        leaves = await fetch(item, wants, request.placing, options)
         if request.target is not None:
             return jax.tree_util.tree_unflatten(request.target.treedef, leaves)
         return rebuild(root, leaves, types=args.types, as_orbax=args.as_orbax)
@@ -170,6 +179,26 @@ class PyTreeCheckpointHandler(CheckpointHandler):
             except DamagedCheckpointError as error:
                 problems.append(str(error))
         return len(stored), problems
+
+
+def _refuse_transforms(args: Any) -> None:
+    for name in ("transforms", "legacy_transform_fn"):
+        if getattr(args, name, None) is not None:
+            raise UnsupportedOptionError(
+                f"{name} is not applied here: load(rename=...) renames leaves, load(select=...) "
+                "chooses them, and partial_restore=True takes a target with fewer leaves; other "
+                "changes are made on the loaded tree. Accepted: None"
+            )
+
+
+def _rules(args: Any, item: StoredItem, context: Context) -> Rules:
+    return Rules(
+        unsafe=args.cast == "unsafe",
+        partial=args.partial_restore or context.pytree.loading.partial_load,
+        resize=not args.strict or context.array.loading.enable_padding_and_truncation,
+        layouts=args.support_layout,
+        orbax=not item.ours,
+    )
 
 
 def _has_array(spec: LeafSpec) -> bool:

@@ -2,55 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from holdfast_checkpointer.arrays import place, plan
+from holdfast_checkpointer.arrays.buffers import aligned_empty
+from holdfast_checkpointer.arrays.casting import is_narrowing, overflow_problem
 from holdfast_checkpointer.arrays.options import ArrayLoadOptions
-from holdfast_checkpointer.arrays.read import ArrayRequest, ArraySource
+from holdfast_checkpointer.arrays.read import ArrayRequest, ArraySource, Parts
 from holdfast_checkpointer.bursts import uncollected
-from holdfast_checkpointer.errors import PlacementError, TreeMismatchError
+from holdfast_checkpointer.errors import TreeMismatchError
+from holdfast_checkpointer.items.placing import (
+    Places,
+    Placing,
+    key_data_shape,
+    saved_shape,
+    stored_dtype,
+    wanted_shape,
+    x64_as,
+)
 from holdfast_checkpointer.items.stored import StoredItem
-from holdfast_checkpointer.sharding import sharding_from_json
+from holdfast_checkpointer.items.values import as_python, inline
 from holdfast_checkpointer.trees.match import Want, dtype_problem, shape_problem
 from holdfast_checkpointer.trees.paths import show
-from holdfast_metadata import LeafSpec, decode_scalar, dtype_from_name, dtype_name
+from holdfast_metadata import dtype_name
 
-_log = logging.getLogger(__name__)
 _INLINE = ("int", "float", "bool", "complex", "str", "bytes", "np.generic")
-
-
-@dataclass(frozen=True)
-class Placing:
-    """Where arrays go that name no place, taken from the caller's thread.
-
-    Attributes:
-        default: Where an array goes whose saved sharding does not fit here.
-        fallback: What the caller asked for instead, if anything.
-        x64: Whether JAX holds 64-bit types in the caller's thread.
-        unsafe: Whether any cast is allowed.
-    """
-
-    default: Any
-    fallback: Any = None
-    x64: bool = False
-    unsafe: bool = False
-
-    @classmethod
-    def of_caller(cls, *, fallback: Any = None, unsafe: bool = False) -> Placing:
-        """Captures the caller's thread."""
-        default: Any = jax.config.values["jax_default_device"]
-        if default is None or isinstance(default, str):
-            default = jax.local_devices(backend=default)[0]
-        x64 = _x64_enabled()
-        return cls(jax.sharding.SingleDeviceSharding(default), fallback, x64, unsafe)
 
 
 async def fetch(
@@ -61,75 +42,53 @@ async def fetch(
     Raises:
         DamagedCheckpointError: Bytes differ from what was saved; names the leaf.
         PlacementError: A dtype or place is not to be had here.
-        TreeMismatchError: An array of Orbax's turns out not to fit the target.
+        TreeMismatchError: An array of Orbax's turns out not to fit the target, or an integer
+            not the dtype that is asked for.
     """
     reader = item.reader(options)
     stored = [want for want in wants if _is_stored(want)]
     if not item.ours:
         stored = await _with_shapes(reader, stored, unsafe=placing.unsafe)
-    places = _Places(placing)
+    places = Places(placing)
     with uncollected():
         placements = [places.of(want) for want in stored]
         requests = [
             _request(item, want, placement)
             for want, placement in zip(stored, placements, strict=True)
         ]
+        inlined = [
+            _inline(want, places, placing) if not _is_stored(want) else None for want in wants
+        ]
     places.report()
     read = await reader.read(requests)
-    shapes = [_physical_shape(want) for want in stored]
-    with uncollected(), _x64(placing.x64):
+    with uncollected(), x64_as(placing.x64):
+        if not placing.unsafe:
+            _check_narrowed(stored, placements, read)
+        parts = [
+            _resized(want, placement, found) if want.resize else found
+            for want, placement, found in zip(stored, placements, read, strict=True)
+        ]
+        shapes = [wanted_shape(want) for want in stored]
         arrays = iter(
             [
                 _finish(want, array)
-                for want, array in zip(stored, place.place(read, placements, shapes), strict=True)
+                for want, array in zip(stored, place.place(parts, placements, shapes), strict=True)
             ]
         )
-    return [next(arrays) if _is_stored(want) else _inline(want) for want in wants]
-
-
-def _x64_enabled() -> bool:
-    """Whether JAX holds 64-bit types in this thread, by what it makes of one."""
-    return jax.dtypes.canonicalize_dtype(np.float64) == np.float64
-
-
-@contextlib.contextmanager
-def _x64(enabled: bool) -> Iterator[None]:
-    """The caller's 64-bit mode: JAX keeps it per thread."""
-    if _x64_enabled() == enabled:
-        yield
-        return
-    with jax.enable_x64(enabled):
-        yield
+    return [
+        next(arrays) if _is_stored(want) else made
+        for want, made in zip(wants, inlined, strict=True)
+    ]
 
 
 def _is_stored(want: Want) -> bool:
     return want.spec is not None and (want.spec.kind not in _INLINE or want.spec.value is None)
 
 
-def _inline(want: Want) -> Any:
+def _inline(want: Want, places: Places, placing: Placing) -> Any:
     if want.form == "skip":
-        return ...
-    if want.spec is None:
-        return None
-    value = decode_scalar(want.spec.kind, want.spec.value)
-    if want.form in ("saved", "python"):
-        return _as_python(value, want) if want.form == "python" else value
-    array = np.asarray(value)
-    if want.dtype is not None:
-        array = array.astype(want.dtype)
-    if want.form == "generic":
-        return array[()]
-    return jax.device_put(array, want.sharding) if want.form == "jax" else array
-
-
-def _as_python(value: Any, want: Want) -> Any:
-    python = {"int": int, "float": float, "bool": bool, "complex": complex}.get(want.python)
-    if python is None:
-        return value
-    made = python(value.item() if hasattr(value, "item") else value)
-    if made != value and made == made:
-        raise TreeMismatchError([f"{show(want.path)}: {value!r} is no exact {want.python}"])
-    return made
+        return want.skipped
+    return None if want.spec is None else inline(want, places, placing)
 
 
 async def _with_shapes(reader: ArraySource, wants: Sequence[Want], *, unsafe: bool) -> list[Want]:
@@ -141,52 +100,33 @@ async def _with_shapes(reader: ArraySource, wants: Sequence[Want], *, unsafe: bo
         assert want.spec is not None
         shape = array.shape
         if want.spec.kind == "prng_key":
-            shape = shape[: len(shape) - _key_rank(str(want.spec.key_impl))]
+            shape = shape[: len(shape) - len(key_data_shape(str(want.spec.key_impl)))]
         spec = dataclasses.replace(want.spec, shape=shape, dtype=dtype_name(array.dtype))
-        problem = shape_problem(shape, want.shape)
-        if problem is None and want.dtype is not None:
+        want = dataclasses.replace(want, spec=spec)
+        problem = shape_problem(shape, want)
+        if problem is None and want.dtype is not None and spec.kind != "prng_key":
             problem = dtype_problem(array.dtype, want.dtype, unsafe=unsafe)
         if problem:
             problems.append(f"{show(want.path)}: {problem}")
-        found.append(dataclasses.replace(want, spec=spec))
+        found.append(want)
     if problems:
         raise TreeMismatchError(problems)
     return found
 
 
-def _key_rank(impl: str) -> int:
-    return int(jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0, impl=impl))).ndim)
-
-
-def _physical_shape(want: Want) -> plan.Shape:
-    """The shape on disk: a PRNG key has its data behind it."""
-    spec = want.spec
-    assert spec is not None
-    if spec.kind == "prng_key":
-        data = jax.eval_shape(
-            lambda: jax.random.key_data(jax.random.key(0, impl=str(spec.key_impl)))
-        )
-        return (*(spec.shape or ()), *data.shape)
-    return spec.shape or ()
-
-
-def _stored_dtype(spec: LeafSpec) -> np.dtype[Any]:
-    if spec.kind == "prng_key":
-        return np.dtype(np.uint32)
-    return dtype_from_name(str(spec.dtype))
-
-
 def _request(item: StoredItem, want: Want, placement: place.Placement) -> ArrayRequest:
     spec = want.spec
     assert spec is not None
-    shape = _physical_shape(want)
+    shape = saved_shape(want)
     regions = place.regions_for(placement.sharding, shape) if placement.sharding else None
+    if want.resize:
+        regions = [plan.clipped(region, shape) for region in _regions(want, placement)]
     digests = item.digests.get(str(spec.name))
     return ArrayRequest(
         name=str(spec.name),
         leaf=show(want.path),
         shape=shape,
-        dtype=dtype_name(_stored_dtype(spec)),
+        dtype=dtype_name(stored_dtype(spec)),
         storage_dtype=spec.storage_dtype,
         chunk_shape=digests.chunk_shape if digests else None,
         digests=digests.digests if digests else None,
@@ -195,84 +135,44 @@ def _request(item: StoredItem, want: Want, placement: place.Placement) -> ArrayR
     )
 
 
-class _Places:
-    """Decides where each array goes, and says once what had to go elsewhere."""
-
-    def __init__(self, placing: Placing) -> None:
-        self._placing = placing
-        self._devices = jax.devices()
-        self._moved: list[str] = []
-
-    def of(self, want: Want) -> place.Placement:
-        """The placement of one leaf."""
-        spec = want.spec
-        assert spec is not None
-        form = want.form
-        if form == "saved":
-            form = "jax" if spec.kind in ("jax.Array", "prng_key") else "numpy"
-        dtype = _stored_dtype(spec)
-        if want.dtype is not None and spec.kind != "prng_key":
-            dtype = np.dtype(want.dtype)
-        if form != "jax":
-            return place.Placement(None, dtype)
-        self._check_x64(want, dtype)
-        weak = want.form == "saved" and spec.weak_type
-        sharding = self._sharding(want, spec)
-        _check_fits(want, sharding)
-        return place.Placement(sharding, dtype, weak)
-
-    def _sharding(self, want: Want, spec: LeafSpec) -> Any:
-        if want.sharding is not None:
-            return _for_data(want.sharding, spec)
-        saved = sharding_from_json(spec.sharding, self._devices)
-        if saved is not None and spec.sharding is not None:
-            return saved
-        if self._placing.fallback is not None:
-            return _for_data(self._placing.fallback, spec)
-        self._moved.append(show(want.path))
-        return self._placing.default
-
-    def _check_x64(self, want: Want, dtype: np.dtype[Any]) -> None:
-        with _x64(self._placing.x64):
-            held = jax.dtypes.canonicalize_dtype(dtype)
-        if held != dtype:
-            raise PlacementError(
-                f"{show(want.path)} is {dtype}, which JAX would silently make {held}: set "
-                f"jax_enable_x64, or ask for {held} (or np.ndarray) in the target"
-            )
-
-    def report(self) -> None:
-        """Logs what was placed on the default device."""
-        if self._moved:
-            _log.info(
-                "%d arrays, as %s, go to %s: their saved sharding is unknown or does not fit "
-                "the devices here",
-                len(self._moved),
-                self._moved[0],
-                self._placing.default,
-            )
+def _regions(want: Want, placement: place.Placement) -> list[plan.Region]:
+    """The parts that are wanted, in the shape that is wanted."""
+    shape = wanted_shape(want)
+    found = place.regions_for(placement.sharding, shape) if placement.sharding else None
+    return found or [plan.whole(shape)]
 
 
-def _check_fits(want: Want, sharding: Any) -> None:
-    shape = _physical_shape(want)
-    try:
-        sharding.shard_shape(shape)
-    except (ValueError, IndexError, AttributeError) as error:
-        raise PlacementError(
-            f"{show(want.path)} of shape {list(shape)} cannot be placed as {sharding}: {error}"
-        ) from error
+def _resized(want: Want, placement: place.Placement, read: Parts) -> Parts:
+    """Each part in the shape that is wanted: zeros where nothing was saved."""
+    return [
+        _padded(part, plan.extent(region))
+        for part, region in zip(read, _regions(want, placement), strict=True)
+    ]
 
 
-def _for_data(sharding: Any, spec: LeafSpec) -> Any:
-    """The sharding of a PRNG key's data: the key's own, and the data's axes whole."""
-    if isinstance(sharding, jax.Device):
-        return jax.sharding.SingleDeviceSharding(sharding)
-    if spec.kind == "prng_key" and isinstance(sharding, jax.sharding.NamedSharding):
-        rank = len(spec.shape or ())
-        parts = (*sharding.spec, *([None] * (rank - len(sharding.spec))), None)
-        spec_of_data = jax.sharding.PartitionSpec(*parts)  # type: ignore[no-untyped-call]
-        return jax.sharding.NamedSharding(sharding.mesh, spec_of_data)
-    return sharding
+def _padded(part: np.ndarray[Any, Any], shape: plan.Shape) -> np.ndarray[Any, Any]:
+    if part.shape == shape:
+        return part
+    padded = aligned_empty(shape, part.dtype)
+    padded[...] = np.zeros((), part.dtype)
+    padded[tuple(slice(0, size) for size in part.shape)] = part
+    return padded
+
+
+def _check_narrowed(
+    wants: Sequence[Want], placements: Sequence[place.Placement], read: Sequence[Parts]
+) -> None:
+    """Refuses integers that would come out as others: a smaller dtype is asked for, not those."""
+    problems = []
+    for want, placement, parts in zip(wants, placements, read, strict=True):
+        if not parts or not is_narrowing(parts[0].dtype, placement.dtype):
+            continue
+        found = (overflow_problem(part, placement.dtype) for part in parts)
+        problem = next((problem for problem in found if problem), None)
+        if problem:
+            problems.append(f"{show(want.path)} {problem}; cast='unsafe' would wrap it")
+    if problems:
+        raise TreeMismatchError(problems)
 
 
 def _finish(want: Want, array: Any) -> Any:
@@ -285,6 +185,5 @@ def _finish(want: Want, array: Any) -> Any:
             raise TreeMismatchError(
                 [f"{show(want.path)}: an array {list(array.shape)} is no scalar"]
             )
-        value = array.item() if hasattr(array, "item") else array
-        return _as_python(value, want) if want.form == "python" else value
+        return as_python(array, want, unsafe=True) if want.form == "python" else array.item()
     return array[()] if want.form == "generic" else array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,8 +11,16 @@ import jax
 import ml_dtypes  # noqa: F401 - registers the dtypes that names refer to
 import numpy as np
 
+from holdfast_checkpointer.arrays.casting import may_become
 from holdfast_checkpointer.errors import TreeMismatchError
-from holdfast_checkpointer.items.metadata import ScalarMetadata
+from holdfast_checkpointer.trees.asks import (
+    PYTHON_TYPES,
+    Ask,
+    WithArgs,
+    ask_of,
+    is_key_dtype,
+    is_restore_args,
+)
 from holdfast_checkpointer.trees.paths import show, text
 from holdfast_checkpointer.trees.structure import Path, Shape, take_apart
 from holdfast_metadata import (
@@ -29,14 +38,8 @@ from holdfast_metadata import (
 from holdfast_metadata.tree import Step, children_of, iterate_leaves, steps_of
 
 _NUMBERS = ("int", "float", "bool", "complex", "np.generic", "scalar")
-_PYTHON_TYPES: dict[type, str] = {
-    int: "int",
-    float: "float",
-    bool: "bool",
-    complex: "complex",
-    str: "str",
-    bytes: "bytes",
-}
+_PYTHON_KINDS = frozenset(PYTHON_TYPES.values())
+_AS_SAVED = {"jax.Array": "jax", "np.ndarray": "numpy", "np.generic": "generic"}
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,11 @@ class Want:
         dtype: The dtype asked for; None for the saved one.
         sharding: The sharding asked for; None for the saved one.
         python: For `python`: the kind of scalar.
-        shape: The shape asked for; None for the saved one. Only an array of Orbax's can
-            still differ from it: its shape is known once the array is opened.
+        shape: The shape asked for; None for the saved one. Without `resize` only an array of
+            Orbax's can still differ from it: its shape is known once the array is opened.
+        layout: JAX's device-local layout asked for; None for the device's own.
+        resize: Whether to pad or truncate to the shape.
+        skipped: For `skip`: what comes back.
     """
 
     path: Path
@@ -62,6 +68,28 @@ class Want:
     sharding: Any = None
     python: str = ""
     shape: tuple[int, ...] | None = None
+    layout: Any = None
+    resize: bool = False
+    skipped: Any = ...
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How strictly a target is compared with what was saved.
+
+    Attributes:
+        unsafe: Whether any dtype may be asked for.
+        partial: Whether the target may leave leaves out.
+        resize: Whether arrays may be padded and truncated.
+        layouts: Whether the layouts of arrays in the target are asked for.
+        orbax: Whether Orbax wrote it: then all keys are text and containers are dicts.
+    """
+
+    unsafe: bool = False
+    partial: bool = False
+    resize: bool = False
+    layouts: bool = False
+    orbax: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,30 +107,52 @@ class Target:
     treedef: Any
 
 
-def take_target(tree: Any) -> Target:
+def take_target(tree: Any, restore_args: Any = None) -> Target:
     """Takes a target apart.
+
+    Args:
+        tree: The target; None for what `restore_args` ask for.
+        restore_args: `RestoreArgs` in the structure of the tree, or None.
 
     Raises:
         UnsupportedLeafError: Its keys cannot be in a checkpoint.
+        ValueError: `restore_args` has another structure, or other leaves.
     """
-    shape, _ = take_apart(tree)
-    leaves, treedef = jax.tree_util.tree_flatten(tree, is_leaf=lambda node: node is None)
+    shape, _ = take_apart(restore_args if tree is None else tree)
+    leaves, treedef = jax.tree_util.tree_flatten(
+        restore_args if tree is None else tree, is_leaf=lambda node: node is None
+    )
+    if restore_args is not None:
+        leaves = _with_args(leaves, treedef, restore_args, given=tree is not None)
     return Target(shape, tuple(leaves), treedef)
 
 
-def match(target: Target, saved: Node, *, cast: str = "safe", orbax: bool = False) -> list[Want]:
+def _with_args(leaves: list[Any], treedef: Any, restore_args: Any, *, given: bool) -> list[Any]:
+    try:
+        found = treedef.flatten_up_to(restore_args)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"restore_args must have the structure of the item: {error}") from error
+    for one in found:
+        if one is not None and not is_restore_args(one):
+            raise ValueError(f"restore_args must hold RestoreArgs, found {one!r:.60}")
+    return [
+        WithArgs(leaf if given else None, args) if given or args is not None else None
+        for leaf, args in zip(leaves, found, strict=True)
+    ]
+
+
+def match(target: Target, saved: Node, rules: Rules) -> list[Want]:
     """Says for every leaf of the target what to read and what to make of it.
 
     Args:
         target: The caller's target.
         saved: The saved tree.
-        cast: "safe" allows a dtype of the same kind, and float for int; "unsafe" any.
-        orbax: Whether Orbax wrote it: then all keys are text and containers are dicts.
+        rules: How strict to be.
 
     Raises:
         TreeMismatchError: Lists every missing, extra, misshapen and mistyped leaf.
     """
-    matcher = _Matcher(iter(target.leaves), unsafe=cast == "unsafe", orbax=orbax)
+    matcher = _Matcher(iter(target.leaves), rules)
     matcher.visit(target.shape, saved, ())
     if matcher.problems:
         raise TreeMismatchError(matcher.problems)
@@ -115,10 +165,9 @@ def want_as_saved(saved: Node) -> list[Want]:
 
 
 class _Matcher:
-    def __init__(self, leaves: Iterator[Any], *, unsafe: bool, orbax: bool) -> None:
+    def __init__(self, leaves: Iterator[Any], rules: Rules) -> None:
         self._leaves = leaves
-        self._unsafe = unsafe
-        self._orbax = orbax
+        self._rules = rules
         self.wants: list[Want] = []
         self.problems: list[str] = []
 
@@ -139,14 +188,19 @@ class _Matcher:
 
     def _over_none(self, shape: Shape, path: Path) -> None:
         """Orbax stores an empty named tuple, such as optax's EmptyState, as None."""
-        if shape.children or not self._orbax:
+        if shape.children or not self._rules.orbax:
             self._skip(shape)
             self.problems.append(
                 f"{show(path)}: the target has a {shape.kind}, the checkpoint None"
             )
 
     def _by_position(self, shape: Shape, node: Node) -> bool:
-        """Tuples, lists and named tuples match each other; so do classes with positions."""
+        """Tuples, lists and named tuples match each other; so do classes with positions.
+
+        Two named tuples match by their fields: their order may have changed.
+        """
+        if isinstance(node, NamedTupleNode) and shape.kind == "namedtuple":
+            return False
         ordered = isinstance(node, SequenceNode | NamedTupleNode) or (
             isinstance(node, CustomNode) and node.indexed
         )
@@ -164,7 +218,7 @@ class _Matcher:
             self._extra(left, (*path, step))
 
     def _keys(self, shape: Shape, node: Node, path: Path) -> None:
-        exact = shape.kind == "dict" and isinstance(node, DictNode) and not self._orbax
+        exact = shape.kind == "dict" and isinstance(node, DictNode) and not self._rules.orbax
         name = _exact if exact else text
         saved = {name(s): (s, c) for s, c in zip(steps_of(node), children_of(node), strict=True)}
         for step, child in zip(shape.steps, shape.children, strict=True):
@@ -188,6 +242,8 @@ class _Matcher:
         self.problems.append(f"{show(path)}: in the target, not in the checkpoint{what}")
 
     def _extra(self, node: Node, path: Path) -> None:
+        if self._rules.partial:
+            return
         found = list(iterate_leaves(node, path))
         for where, spec in found:
             self.problems.append(
@@ -199,8 +255,10 @@ class _Matcher:
             )
 
     def _leaf(self, value: Any, node: Node, path: Path) -> None:
-        if value is ...:
-            self.wants.append(Want(path, None, "skip"))
+        if type(value) is WithArgs and value.args is None:
+            value = value.value
+        if value is ... or (type(value) is WithArgs and _skips(value)):
+            self.wants.append(Want(path, None, "skip", skipped=self._skipped(value)))
         elif isinstance(node, NoneNode):
             if value is None:
                 self.wants.append(Want(path, None, "none"))
@@ -221,66 +279,84 @@ class _Matcher:
 
     def _want(self, value: Any, spec: LeafSpec, path: Path) -> Want | str:
         """What to make of a saved leaf, or in words why it cannot be."""
-        if value is None or isinstance(value, ScalarMetadata):
+        ask = ask_of(value, layouts=self._rules.layouts)
+        if isinstance(ask, str):
+            return ask
+        if ask.form == "saved" and ask.dtype is None:
             return Want(path, spec, "saved")
-        if isinstance(value, type):
-            return self._for_type(value, spec, path)
-        python = _PYTHON_TYPES.get(type(value))
-        if python is not None:
-            return self._for_python(python, spec, path)
-        if hasattr(value, "shape") and hasattr(value, "dtype"):
-            return self._for_array(value, spec, path)
-        return f"a target leaf of type {type(value).__name__} says nothing about what to load"
+        if ask.form == "python" or (ask.form == "saved" and spec.kind in _PYTHON_KINDS):
+            return self._for_python(ask, spec, path)
+        return self._for_array(ask, spec, path)
 
-    def _for_type(self, kind: type, spec: LeafSpec, path: Path) -> Want | str:
-        if kind in _PYTHON_TYPES:
-            return self._for_python(_PYTHON_TYPES[kind], spec, path)
-        if kind is np.ndarray:
-            return Want(path, spec, "numpy")
-        if kind in (jax.Array, jax.ShapeDtypeStruct):
-            return Want(path, spec, "jax")
-        return f"the type {kind.__name__} is no kind of leaf"
-
-    def _for_python(self, python: str, spec: LeafSpec, path: Path) -> Want | str:
-        if spec.kind == python or (spec.kind == "int" and python == "float"):
-            return Want(path, spec, "python", python=python)
-        if python in ("str", "bytes"):
+    def _for_python(self, ask: Ask, spec: LeafSpec, path: Path) -> Want | str:
+        python = ask.python or spec.kind
+        want = Want(path, spec, "python", python=python, dtype=ask.dtype)
+        if python in ("str", "bytes") or spec.kind in ("str", "bytes", "prng_key"):
+            fits = spec.kind == python
+        elif spec.kind in _PYTHON_KINDS:
+            fits = spec.kind == python or (spec.kind == "int" and python == "float")
+        else:
+            fits = spec.shape in ((), None)
+        if not fits:
             return f"the target wants {python}, the checkpoint has {_say(spec)}"
-        single = spec.kind in ("scalar", "np.generic") or spec.shape in ((), None)
-        if single and spec.kind not in ("str", "bytes", "prng_key", *_PYTHON_TYPES.values()):
-            return Want(path, spec, "python", python=python)
-        return f"the target wants {python}, the checkpoint has {_say(spec)}"
+        return want
 
-    def _for_array(self, value: Any, spec: LeafSpec, path: Path) -> Want | str:
-        shape = tuple(value.shape)
+    def _for_array(self, ask: Ask, spec: LeafSpec, path: Path) -> Want | str:
         if spec.kind in ("str", "bytes"):
             return f"the target wants an array, the checkpoint has {_say(spec)}"
-        wants_key = bool(jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key))
-        if wants_key != (spec.kind == "prng_key"):
-            return f"the target has {value.dtype}, the checkpoint {_say(spec)}"
-        saved_shape = () if spec.kind in _NUMBERS else spec.shape
-        problem = shape_problem(saved_shape, shape)
-        if problem:
-            return problem
-        if wants_key:
-            return self._for_key(value, spec, path)
-        problem = dtype_problem(spec_dtype(spec), np.dtype(value.dtype), unsafe=self._unsafe)
-        if problem:
-            return problem
-        if isinstance(value, np.generic):
-            form = "generic"
-        elif isinstance(value, np.ndarray) or not hasattr(value, "sharding"):
-            form = "numpy"
-        else:
-            form = "jax"
-        sharding = getattr(value, "sharding", None)
-        return Want(path, spec, form, np.dtype(value.dtype), sharding, shape=shape)
+        if spec.kind == "prng_key" or is_key_dtype(ask.dtype):
+            return self._for_key(ask, spec, path)
+        form = ask.form
+        if form == "saved":
+            form = _AS_SAVED.get(spec.kind, form)
+        want = Want(
+            path,
+            spec,
+            form,
+            ask.dtype,
+            ask.sharding,
+            shape=ask.shape,
+            layout=ask.layout,
+            resize=ask.resize or self._rules.resize,
+        )
+        problem = shape_problem(() if spec.kind in _NUMBERS else spec.shape, want)
+        if problem is None and ask.dtype is not None:
+            problem = dtype_problem(spec_dtype(spec), ask.dtype, unsafe=self._rules.unsafe)
+        return problem or want
 
-    def _for_key(self, value: Any, spec: LeafSpec, path: Path) -> Want | str:
-        if key_dtype(str(spec.key_impl)) != value.dtype:
-            return f"the target has {value.dtype}, the checkpoint keys of {spec.key_impl}"
-        sharding = getattr(value, "sharding", None)
-        return Want(path, spec, "jax", None, sharding, shape=tuple(value.shape))
+    def _for_key(self, ask: Ask, spec: LeafSpec, path: Path) -> Want | str:
+        """A key asks for keys; arguments may also name the shape and dtype of their data."""
+        if spec.kind != "prng_key" or ask.form not in ("jax", "saved"):
+            asked = ask.dtype if ask.dtype is not None else "a NumPy array"
+            return f"the target has {asked}, the checkpoint {_say(spec)}"
+        want = Want(path, spec, "jax", None, ask.sharding, layout=ask.layout)
+        if ask.dtype is None and ask.shape is None:
+            return want
+        if not is_key_dtype(ask.dtype) and not (ask.from_args and _is_data(ask, spec)):
+            return f"the target has {ask.dtype}, the checkpoint {_say(spec)}"
+        if is_key_dtype(ask.dtype):
+            if key_dtype(str(spec.key_impl)) != ask.dtype:
+                return f"the target has {ask.dtype}, the checkpoint keys of {spec.key_impl}"
+            want = dataclasses.replace(want, shape=ask.shape)
+        return shape_problem(spec.shape, want) or want
+
+    def _skipped(self, value: Any) -> Any:
+        """What comes back for a placeholder: itself; in a partial load what the target has."""
+        if self._rules.partial and type(value) is WithArgs and value.value is not None:
+            return value.value
+        return ...
+
+
+def _skips(value: WithArgs) -> bool:
+    """Whether arguments, or the target's leaf that they leave alone, skip the leaf."""
+    ask = ask_of(value)
+    return not isinstance(ask, str) and ask.form == "skip"
+
+
+def _is_data(ask: Ask, spec: LeafSpec) -> bool:
+    """Whether an ask names the data of the saved keys, as Orbax's arguments do."""
+    rank = len(spec.shape or ())
+    return ask.dtype == np.uint32 and (ask.shape is None or ask.shape[:rank] == spec.shape)
 
 
 def key_dtype(impl: str) -> Any:
@@ -297,33 +373,27 @@ def spec_dtype(spec: LeafSpec) -> np.dtype[Any] | None:
     return None if found is None else np.dtype(found)
 
 
-def shape_problem(saved: tuple[int, ...] | None, wanted: tuple[int, ...] | None) -> str | None:
-    """Why a shape cannot be asked for, in words; None if it can, or is not known yet."""
-    if saved is None or wanted is None or saved == wanted:
+def shape_problem(saved: tuple[int, ...] | None, want: Want) -> str | None:
+    """Why the wanted shape cannot be had, in words; None if it can, or is not known yet."""
+    if saved is None or want.shape is None or saved == want.shape:
         return None
-    return f"the target has shape {list(wanted)}, the checkpoint {list(saved)}"
+    if want.resize and want.spec is not None and want.spec.kind != "prng_key":
+        if len(saved) == len(want.shape):
+            return None
+        return (
+            f"the target has shape {list(want.shape)}, the checkpoint {list(saved)}: padding and "
+            "truncation keep the number of axes"
+        )
+    return f"the target has shape {list(want.shape)}, the checkpoint {list(saved)}"
 
 
 def dtype_problem(
     saved: np.dtype[Any] | None, wanted: np.dtype[Any], *, unsafe: bool
 ) -> str | None:
     """Why a dtype cannot be asked for, in words; None if it can."""
-    if unsafe or saved is None or saved == wanted:
-        return None
-    a, b = dtype_kind(saved), dtype_kind(wanted)
-    if a == b or (a == "int" and b == "float"):
+    if unsafe or saved is None or may_become(saved, wanted):
         return None
     return f"the target has dtype {wanted}, the checkpoint {saved}; cast='unsafe' would convert"
-
-
-def dtype_kind(dtype: np.dtype[Any]) -> str:
-    """bool, int, float or complex."""
-    if dtype == np.bool_:
-        return "bool"
-    for kind, parent in (("int", np.integer), ("float", np.floating)):
-        if jax.numpy.issubdtype(dtype, parent):
-            return kind
-    return "complex"
 
 
 def _exact(step: Step) -> Any:
