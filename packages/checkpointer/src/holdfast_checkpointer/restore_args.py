@@ -52,6 +52,7 @@ def construct_restore_args(
     """  # noqa: E501 - the output of an example is one line
     if isinstance(target, CheckpointMetadata):
         target = target.metadata
+    structure: Any
     leaves, structure = jax.tree_util.tree_flatten_with_path(target)
     shardings = [_sharding(leaf, support_layout) for _, leaf in leaves]
     if sharding_tree is not None:

@@ -30,10 +30,13 @@ class ArrayFormat:
     Attributes:
         ocdbt: One database for all arrays; else a folder per array.
         zarr: Version 3 or 2.
+        zeros_left_out: Whether a chunk that is not there holds zeros, as in checkpoints of older
+            Orbax; else it is missing.
     """
 
     ocdbt: bool = True
     zarr: int = 3
+    zeros_left_out: bool = False
 
 
 def context_for(target: KvTarget) -> ts.Context:
@@ -68,7 +71,7 @@ def database_spec(
 
 
 def array_spec(target: KvTarget, name: str, layout: ArrayFormat) -> dict[str, Any]:
-    """An existing array for reading. Missing chunks are errors, never zeros."""
+    """An existing array for reading. Missing chunks are errors unless zeros are left out."""
     if layout.ocdbt:
         store = {**database_spec(target, write=False), "path": f"{name}/" if name else ""}
     else:
@@ -78,7 +81,7 @@ def array_spec(target: KvTarget, name: str, layout: ArrayFormat) -> dict[str, An
         "driver": "zarr3" if layout.zarr == 3 else "zarr",
         "kvstore": store,
         "open": True,
-        "fill_missing_data_reads": False,
+        "fill_missing_data_reads": layout.zeros_left_out,
         "recheck_cached_data": False,
         "recheck_cached_metadata": False,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,7 +69,10 @@ class StoredItem:
 
     def reader(self, options: ArrayLoadOptions) -> ArraySource:
         """What reads its arrays; one per operation."""
-        return ArrayReader(self.area.kv_target(), self.layout, options, label=self.area.label)
+        layout = self.layout
+        if not self.ours and not options.raise_array_data_missing_error:
+            layout = dataclasses.replace(layout, zeros_left_out=True)
+        return ArrayReader(self.area.kv_target(), layout, options, label=self.area.label)
 
 
 async def open_item(area: ReadArea, *, digests: bool = True) -> StoredItem:
@@ -125,7 +129,11 @@ async def _open_orbax(area: ReadArea, names: set[str]) -> StoredItem:
         strings = StringsFile.lookup(await area.get(STRINGS_FILE), wanted).strings
     specs = [(e, _spec(e, shardings, impls, strings)) for e in metadata.entries]
     tree = TreeDocument(_tree(specs))
-    layout = ArrayFormat(ocdbt=bool(ocdbt), zarr=3 if metadata.use_zarr3 else 2)
+    layout = ArrayFormat(
+        ocdbt=bool(ocdbt),
+        zarr=3 if metadata.use_zarr3 else 2,
+        zeros_left_out=not metadata.store_array_data_equal_to_fill_value,
+    )
     return StoredItem(area, tree, layout, ours=False)
 
 
