@@ -50,6 +50,7 @@ def test_the_public_names_are_these_and_no_others():
         "copy_async",
         "create_default_handler_registry",
         "delete",
+        "delete_async",
         "errors",
         "is_checkpoint",
         "load",
@@ -95,6 +96,13 @@ def test_type_checkers_and_the_interpreter_see_the_same_names():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'sav'"):
         hf.sav  # noqa: B018
+
+
+@pytest.mark.parametrize("name", hf._RENAMED)
+def test_an_old_name_of_orbax_s_is_told_and_not_carried_over(name):
+    with pytest.raises(AttributeError, match=f"its name is '{hf._RENAMED[name]}'"):
+        getattr(hf, name)
+    assert hf._RENAMED[name] in hf.__all__
 
 
 def test_the_placeholder_is_the_ellipsis():

@@ -14,12 +14,12 @@ from holdfast_checkpointer.checkpointer import (
     PyTreeCheckpointer,
     StandardCheckpointer,
 )
+from holdfast_checkpointer.deletion import delete, delete_async
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.verification import VerifyReport
 from holdfast_checkpointer.functions import (
     copy,
     copy_async,
-    delete,
     is_checkpoint,
     load,
     load_async,
@@ -76,6 +76,7 @@ __all__ = [
     "copy_async",
     "create_default_handler_registry",
     "delete",
+    "delete_async",
     "errors",
     "is_checkpoint",
     "load",

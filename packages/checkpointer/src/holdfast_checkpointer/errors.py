@@ -91,3 +91,20 @@ class StorageOptionsError(HoldfastError, ValueError):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__(f"leaves cannot be stored as asked:\n{_listed(problems)}")
         self.problems = tuple(problems)
+
+
+class NoHandlerError(NoEntryError, UnsupportedLeafError):
+    """No handler takes an item, or none is known for one; the message names both.
+
+    Attributes:
+        problems: What keeps it from being saved as a PyTree, leaf by leaf.
+    """
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        shown = f". As a PyTree:\n{_listed(problems)}" if problems else ""
+        Exception.__init__(self, message + shown)
+        self.problems = tuple(problems)
+
+
+class ItemNotFoundError(InvalidLayoutError, KeyError):
+    """The checkpoint has no item of that name; the message lists those it has."""

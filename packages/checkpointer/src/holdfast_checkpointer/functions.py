@@ -12,7 +12,13 @@ from typing import Any, TypeVar
 from holdfast_checkpointer import options
 from holdfast_checkpointer.args import PyTreeRestore, PyTreeSave
 from holdfast_checkpointer.engine.layout import StoredCheckpoint
-from holdfast_checkpointer.engine.names import AUTO, STATE, check_final, check_item_name
+from holdfast_checkpointer.engine.names import (
+    AUTO,
+    STATE,
+    check_final,
+    check_item_name,
+    check_loaded_name,
+)
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.saving import (
     Contents,
@@ -38,7 +44,7 @@ from holdfast_storage import (
     IncompleteCheckpointError,
     StorageBackend,
 )
-from holdfast_storage.commit import copy_checkpoint, occupant, open_committed, remove_hint
+from holdfast_storage.commit import copy_checkpoint, occupant, open_committed
 from holdfast_storage.loop import get_loop
 
 T = TypeVar("T")
@@ -156,7 +162,7 @@ def load(
     path: Path,
     abstract_state: Any = None,
     *,
-    checkpointable_name: str = AUTO,
+    checkpointable_name: str | None = AUTO,
     context: options.Context | None = None,
     **restore: Any,
 ) -> Any:
@@ -172,7 +178,8 @@ def load(
             name; a target names the tensors to read, flat or nested, and gets what it asks
             for. See `Context.checkpoint_layout` and `SafetensorsOptions`.
         abstract_state: The target; also the result of `metadata`.
-        checkpointable_name: The item; "AUTO" takes `state`, or else the first PyTree.
+        checkpointable_name: The item; "AUTO" takes `state`, or else the first PyTree, and None
+            the checkpoint itself, if one item lies there without a name.
         context: Options of this call.
         **restore: Further fields of `args.PyTreeRestore`: `types`, `as_orbax`, `cast`,
             `fallback_sharding`, and `select` and `rename` to load a part of it or into a
@@ -194,7 +201,7 @@ def load_async(
     path: Path,
     abstract_state: Any = None,
     *,
-    checkpointable_name: str = AUTO,
+    checkpointable_name: str | None = AUTO,
     context: options.Context | None = None,
     **restore: Any,
 ) -> AsyncResponse[Any]:
@@ -216,11 +223,12 @@ def load_from(
     final: str,
     abstract_state: Any,
     *,
-    checkpointable_name: str,
+    checkpointable_name: str | None,
     context: options.Context,
     **restore: Any,
 ) -> AsyncResponse[Any]:
     """What `load_async` does once the path is resolved."""
+    check_loaded_name(checkpointable_name)
     if isinstance(abstract_state, CheckpointMetadata):
         abstract_state = abstract_state.metadata
     handler = PyTreeCheckpointHandler()
@@ -240,14 +248,26 @@ def load_from(
     )
 
 
-def metadata(path: Path, *, context: options.Context | None = None) -> CheckpointMetadata:
+def metadata(
+    path: Path,
+    checkpointable_name: str | None = AUTO,
+    *,
+    context: options.Context | None = None,
+) -> CheckpointMetadata:
     """Describes a checkpoint without reading arrays and without touching devices.
 
     Of safetensors files it tells names, shapes and dtypes; `__metadata__` is the custom metadata,
     and the newest file's time that of the commit.
 
+    Args:
+        path: A path or URL of one checkpoint.
+        checkpointable_name: The item that `metadata` of the result describes; "AUTO" takes
+            `state`, or else the first PyTree, and None the checkpoint itself.
+        context: Options of this call.
+
     Raises:
         FileNotFoundError: No checkpoint is committed there.
+        KeyError: The checkpoint has no such PyTree (`ItemNotFoundError`).
 
     Example:
         >>> import holdfast as hf, numpy as np
@@ -257,17 +277,22 @@ def metadata(path: Path, *, context: options.Context | None = None) -> Checkpoin
         ((2, 3), {'run': 4})
     """
     chosen = options.current(context)
-    return metadata_from(*chosen.locate(path), chosen)
+    check_loaded_name(checkpointable_name)
+    return metadata_from(*chosen.locate(path), chosen, name=checkpointable_name)
 
 
 def metadata_from(
-    backend: StorageBackend, final: str, context: options.Context | None = None
+    backend: StorageBackend,
+    final: str,
+    context: options.Context | None = None,
+    *,
+    name: str | None = AUTO,
 ) -> CheckpointMetadata:
     """What `metadata` does once the path is resolved."""
     chosen = options.current(context)
 
     async def body(stored: StoredCheckpoint) -> CheckpointMetadata:
-        return await describe_checkpoint(backend, stored)
+        return await describe_checkpoint(backend, stored, name=name)
 
     async def tensors(found: Found) -> CheckpointMetadata:
         return await describe_tensors(found, chosen)
@@ -382,38 +407,6 @@ def copy_async(
     )
 
 
-def delete(path: Path, *, missing_ok: bool = False, context: options.Context | None = None) -> bool:
-    """Deletes one committed holdfast checkpoint: first un-commits it, then removes its data.
-
-    Args:
-        path: A path or URL of the checkpoint itself, never of a run.
-        missing_ok: Return False instead of raising if none is there.
-        context: Options of this call.
-
-    Returns:
-        Whether there was one.
-
-    Raises:
-        FileNotFoundError: No checkpoint is committed there.
-        CommitConflictError: It was replaced meanwhile; the new one was not touched.
-    """
-    backend, final = options.current(context).locate(path)
-
-    async def remove() -> None:
-        record = (await open_committed(backend, final, check_whole=False)).record
-        strategy = await backend.commit_strategy()
-        await remove_hint(backend, final)
-        await strategy.retire(final, expected=str(record.attempt))
-
-    try:
-        _run(remove())
-    except CheckpointNotFoundError:
-        if missing_ok:
-            return False
-        raise
-    return True
-
-
 def _run(awaitable: Awaitable[T]) -> T:
     async def wrap() -> T:
         return await awaitable
@@ -424,7 +417,6 @@ def _run(awaitable: Awaitable[T]) -> T:
 __all__: Sequence[str] = [
     "copy",
     "copy_async",
-    "delete",
     "is_checkpoint",
     "load",
     "load_async",

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from holdfast_checkpointer.engine.layout import StoredCheckpoint
-from holdfast_checkpointer.engine.names import METRICS
+from holdfast_checkpointer.engine.names import AUTO, METRICS
 from holdfast_checkpointer.handlers.pytree import PyTreeCheckpointHandler
 from holdfast_metadata.orbax import ITEM_METADATA_FILE
 from holdfast_storage import StorageBackend
@@ -53,22 +53,30 @@ class CheckpointMetadata:
 
 
 async def describe_checkpoint(
-    backend: StorageBackend, stored: StoredCheckpoint
+    backend: StorageBackend, stored: StoredCheckpoint, *, name: str | None = AUTO
 ) -> CheckpointMetadata:
-    """Describes every item of an opened checkpoint."""
+    """Describes every item of an opened checkpoint; `metadata` is that of the one named.
+
+    Raises:
+        ItemNotFoundError: There is no such item, or it is no PyTree.
+    """
     handler = PyTreeCheckpointHandler()
     items: dict[str, Any] = {}
     reasons: dict[str, str | None] = {}
-    for name in stored.items:
-        area = stored.item_area(name)
-        if name == METRICS:
+    for item in stored.items:
+        area = stored.item_area(item)
+        if item == METRICS:
             continue
         if ITEM_METADATA_FILE not in await area.names():
-            items[name] = None
+            items[item] = None
             continue
-        items[name] = await handler.describe(area)
-        reasons[name] = await handler.orbax_reason(area)
-    chosen = await stored.find_tree() if any(v is not None for v in items.values()) else None
+        items[item] = await handler.describe(area)
+        reasons[item] = await handler.orbax_reason(area)
+    chosen = None
+    if name != AUTO or reasons:  # a checkpoint without a PyTree is described as well
+        chosen = await stored.find_tree(name)
+        if chosen not in reasons:
+            raise stored.no_tree(chosen)
     return CheckpointMetadata(
         path=f"{backend.root.rstrip('/')}/{stored.final}",
         metadata=None if chosen is None else items[chosen],

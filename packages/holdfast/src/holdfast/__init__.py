@@ -30,12 +30,12 @@ if TYPE_CHECKING:
         PyTreeCheckpointer,
         StandardCheckpointer,
     )
+    from holdfast_checkpointer.deletion import delete, delete_async
     from holdfast_checkpointer.engine.response import AsyncResponse
     from holdfast_checkpointer.engine.verification import VerifyReport
     from holdfast_checkpointer.functions import (
         copy,
         copy_async,
-        delete,
         is_checkpoint,
         load,
         load_async,
@@ -92,7 +92,8 @@ _SOURCES = {
     "copy": "holdfast_checkpointer.functions",
     "copy_async": "holdfast_checkpointer.functions",
     "create_default_handler_registry": "holdfast_checkpointer.handlers.registry",
-    "delete": "holdfast_checkpointer.functions",
+    "delete": "holdfast_checkpointer.deletion",
+    "delete_async": "holdfast_checkpointer.deletion",
     "is_checkpoint": "holdfast_checkpointer.functions",
     "load": "holdfast_checkpointer.functions",
     "load_async": "holdfast_checkpointer.functions",
@@ -104,6 +105,15 @@ _SOURCES = {
     "save_checkpointables": "holdfast_checkpointer.checkpointables",
     "save_checkpointables_async": "holdfast_checkpointer.checkpointables",
     "verify": "holdfast_checkpointer.functions",
+}
+# Orbax's names of what is here under another: told, not carried over.
+_RENAMED = {
+    "is_orbax_checkpoint": "is_checkpoint",
+    "load_pytree": "load",
+    "load_pytree_async": "load_async",
+    "pytree_metadata": "metadata",
+    "save_pytree": "save",
+    "save_pytree_async": "save_async",
 }
 _SUBMODULES = frozenset({"args", "checkpoint_utils", "errors", "options", "training"})
 
@@ -135,6 +145,7 @@ __all__ = [
     "copy_async",
     "create_default_handler_registry",
     "delete",
+    "delete_async",
     "errors",
     "is_checkpoint",
     "load",
@@ -157,7 +168,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"holdfast.{name}")
     source = _SOURCES.get(name)
     if source is None:
-        raise AttributeError(f"module 'holdfast' has no attribute {name!r}")
+        hint = f"; its name is {_RENAMED[name]!r}" if name in _RENAMED else ""
+        raise AttributeError(f"module 'holdfast' has no attribute {name!r}{hint}")
     value = getattr(importlib.import_module(source), name)
     globals()[name] = value  # the next use finds it without coming here
     return value

@@ -95,11 +95,14 @@ class CommitUnknownError(CommitError):
     """
 
 
-class CheckpointNotFoundError(StorageError, FileNotFoundError):
-    """No checkpoint is committed there; the message says what is there instead."""
+class CheckpointNotFoundError(StorageError, FileNotFoundError, ValueError):
+    """No checkpoint is committed there; the message says what is there instead.
+
+    A `ValueError` too, which Orbax's v1 functions raise.
+    """
 
 
-class UnfinishedCheckpointError(CheckpointNotFoundError, ValueError):
+class UnfinishedCheckpointError(CheckpointNotFoundError):
     """Only a save that was never committed is there."""
 
 

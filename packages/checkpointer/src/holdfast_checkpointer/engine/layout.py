@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from holdfast_checkpointer.engine.names import AUTO, METRICS, ORBAX_TEMPORARY, STATE
+from holdfast_checkpointer.errors import ItemNotFoundError
 from holdfast_metadata.orbax import ITEM_METADATA_FILE, STEP_METADATA_FILE, StepMetadata
 from holdfast_storage import (
     CheckpointNotFoundError,
@@ -59,7 +60,7 @@ class StoredCheckpoint:
     def require_item(self, name: str) -> None:
         """Raises a `KeyError` that lists the items there are, unless this is one of them."""
         if name not in self.items:
-            raise self._no_item(name)
+            raise self.no_item(name)
 
     def recorded_handler(self, name: str) -> str | None:
         """The handler string recorded for an item, if any."""
@@ -73,29 +74,40 @@ class StoredCheckpoint:
 
         Args:
             name: An item's name, or "AUTO": `state` if it is there, else the first item by
-                name that is a PyTree, else the checkpoint itself if it is flat.
+                name that is a PyTree, else the checkpoint itself if it is flat. None means
+                the checkpoint itself.
 
         Raises:
-            KeyError: There is no such item; the message lists those there are.
+            ItemNotFoundError: There is no such item; the message lists those there are.
         """
         if self.flat:
             if name in (AUTO, None, ""):
                 return ""
-            raise self._no_item(str(name))
-        if name not in (AUTO, None):
-            if name not in self.items:
-                raise self._no_item(str(name))
-            return str(name)
+            raise self.no_item(str(name))
+        if name is None:
+            raise self.no_item("the checkpoint itself")
+        if name != AUTO:
+            self.require_item(name)
+            return name
         candidates = [item for item in self.items if item != METRICS]
         for item in sorted(candidates, key=lambda item: (item != STATE, item)):
             if ITEM_METADATA_FILE in await self.area.child(item).names():
                 return item
-        raise self._no_item("a PyTree")
+        raise self.no_item("a PyTree")
 
-    def _no_item(self, wanted: str) -> KeyError:
+    def no_item(self, wanted: str) -> ItemNotFoundError:
+        """The error of an item that is not there; it lists those that are."""
         there = ", ".join(repr(item) for item in self.items) or "none"
         layout = "one unnamed item (a flat checkpoint)" if self.flat else f"items: {there}"
-        return KeyError(f"{self.area.label} has no item {wanted!r}; it has {layout}")
+        return ItemNotFoundError(f"{self.area.label} has no item {wanted!r}; it has {layout}")
+
+    def no_tree(self, name: str) -> ItemNotFoundError:
+        """The error of an item that is there and no PyTree."""
+        by = self.recorded_handler(name) or "an unnamed handler"
+        return ItemNotFoundError(
+            f"item {name!r} of {self.area.label} is no PyTree: {by} saved it; load it with "
+            "load_checkpointables"
+        )
 
 
 async def read_checkpoint(
@@ -112,10 +124,10 @@ async def read_checkpoint(
     found = await occupant(backend, final)
     if found.kind == "orbax":
         await _refuse_unfinished_orbax(backend, final)
-        return await body(await _describe(open_plain(backend, final), final, ours=False))
+        return await body(await describe_area(open_plain(backend, final), final, ours=False))
 
     async def ours(area: ReadArea) -> T:
-        return await body(await _describe(area, final, ours=True))
+        return await body(await describe_area(area, final, ours=True))
 
     return await reading(backend, final, ours)
 
@@ -139,7 +151,8 @@ async def _refuse_unfinished_orbax(backend: StorageBackend, final: str) -> None:
     )
 
 
-async def _describe(area: ReadArea, final: str, *, ours: bool) -> StoredCheckpoint:
+async def describe_area(area: ReadArea, final: str, *, ours: bool) -> StoredCheckpoint:
+    """What is in an area that is a checkpoint."""
     names, step = await asyncio.gather(area.names(), _step_document(area))
     return StoredCheckpoint(area, final, step, tuple(names), ours)
 

@@ -35,6 +35,16 @@ def check_item_name(name: object) -> str:
     return name
 
 
+def check_loaded_name(name: object) -> None:
+    """Refuses what can name no item to load; "AUTO" and None do.
+
+    Raises:
+        InvalidKeyError: A `ValueError` that says which names can be used.
+    """
+    if name is not None and name != AUTO:
+        check_item_name(name)
+
+
 def check_final(final: str) -> str:
     """Returns `final` if a checkpoint can be known by it.
 

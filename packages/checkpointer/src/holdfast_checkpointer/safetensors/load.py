@@ -12,7 +12,7 @@ from holdfast_checkpointer.arrays.options import ArrayLoadOptions
 from holdfast_checkpointer.arrays.read import ArraySource
 from holdfast_checkpointer.engine.layout import StoredCheckpoint, read_checkpoint
 from holdfast_checkpointer.engine.names import AUTO
-from holdfast_checkpointer.errors import InvalidLayoutError, TensorNotFoundError
+from holdfast_checkpointer.errors import InvalidLayoutError, ItemNotFoundError, TensorNotFoundError
 from holdfast_checkpointer.handlers.pytree import PyTreeCheckpointHandler
 from holdfast_checkpointer.items.metadata import NumpyMetadata
 from holdfast_checkpointer.items.stored import StoredItem
@@ -74,8 +74,8 @@ async def read_by_layout(
     if layout is not CheckpointLayout.SAFETENSORS:
         try:
             return await read_checkpoint(backend, final, checkpoint)
-        except CheckpointDeletedError:
-            raise
+        except (CheckpointDeletedError, ItemNotFoundError):
+            raise  # a checkpoint was there
         except CheckpointNotFoundError:
             if layout is CheckpointLayout.ORBAX:
                 raise

@@ -1,6 +1,6 @@
 """The commit protocol: how an attempt becomes a checkpoint, all of it or none."""
 
-from holdfast_storage.commit.copying import copy_checkpoint
+from holdfast_storage.commit.copying import copy_checkpoint, rewrite_checkpoint
 from holdfast_storage.commit.decided import DecidedRenameCommit
 from holdfast_storage.commit.heartbeat import heartbeat
 from holdfast_storage.commit.hints import list_hints, remove_hint, write_hint
@@ -53,6 +53,7 @@ __all__ = [
     "read_records",
     "reading",
     "remove_hint",
+    "rewrite_checkpoint",
     "verify",
     "write_attempt",
     "write_hint",

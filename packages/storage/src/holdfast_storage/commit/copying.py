@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping, Sequence
 
 from holdfast_metadata import CommitRecord, ManifestEntry, digest_bytes
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
 from holdfast_storage.commit.occupancy import occupant
 from holdfast_storage.commit.opening import CommittedArea, read_checked, reading
+from holdfast_storage.commit.record import read_record
 from holdfast_storage.commit.staging import StagingArea
 from holdfast_storage.commit.writing import write_attempt
 
@@ -86,11 +88,53 @@ async def copy_checkpoint(
 
     async def body(area: CommittedArea) -> CommitRecord:
         async def write(staging: StagingArea) -> None:
-            await _copy_files(source, area, target, staging, bytes_at_once)
+            entries = area.manifest.entries
+            await _copy_files(source, area, entries, target, staging, bytes_at_once)
 
         return await write_attempt(target, target_final, write, replace=replace)
 
     return await reading(source, source_final, body)
+
+
+async def rewrite_checkpoint(
+    backend: StorageBackend,
+    area: CommittedArea,
+    *,
+    keep: Callable[[str], bool],
+    written: Mapping[str, bytes],
+    bytes_at_once: int = BYTES_AT_ONCE,
+) -> CommitRecord:
+    """Replaces a checkpoint by one with some of its files, and others, in one commit.
+
+    The files that stay are copied, each compared with the manifest. Readers see the old
+    checkpoint until the new one is committed.
+
+    Args:
+        backend: Where it is.
+        area: The checkpoint, open.
+        keep: Which of its files stay, by path.
+        written: Files of the new one that are not copied, by path.
+        bytes_at_once: How much may be in memory; a larger file goes alone.
+
+    Raises:
+        CommitConflictError: It was replaced meanwhile; the new one is untouched.
+        DamagedCheckpointError: Its bytes are not those that were saved; it is as before.
+    """
+
+    async def write(staging: StagingArea) -> None:
+        now = await read_record(backend, area.final)
+        if now.attempt != area.record.attempt:
+            raise errors.CommitConflictError(
+                "another checkpoint was committed here meanwhile; it is untouched",
+                key=area.final,
+                root=backend.root,
+            )
+        kept = [entry for entry in area.manifest.entries if keep(entry.path)]
+        await _copy_files(backend, area, kept, backend, staging, bytes_at_once)
+        for path, data in written.items():
+            await staging.put(path, data)
+
+    return await write_attempt(backend, area.final, write, replace=True)
 
 
 def _place(backend: StorageBackend, final: str) -> str:
@@ -107,6 +151,7 @@ def _refuse_overlap(source: str, target: str) -> None:
 async def _copy_files(
     source: StorageBackend,
     area: CommittedArea,
+    entries: Sequence[ManifestEntry],
     target: StorageBackend,
     staging: StagingArea,
     bytes_at_once: int,
@@ -127,7 +172,7 @@ async def _copy_files(
 
     try:
         async with asyncio.TaskGroup() as group:
-            for entry in area.manifest.entries:
+            for entry in entries:
                 group.create_task(copy(entry))
     except* errors.StorageError as failed:
         raise failed.exceptions[0] from None

@@ -1,0 +1,77 @@
+"""How a checkpoint, or one item of it, is removed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from holdfast_checkpointer.engine.layout import StoredCheckpoint, describe_area
+from holdfast_metadata.orbax import STEP_METADATA_FILE
+from holdfast_storage import CheckpointNotFoundError, StorageBackend, UnsupportedOperationError
+from holdfast_storage.commit import (
+    CommittedArea,
+    occupant,
+    open_committed,
+    reading,
+    remove_hint,
+    rewrite_checkpoint,
+)
+
+
+async def remove_checkpoint(backend: StorageBackend, final: str, *, missing_ok: bool) -> bool:
+    """Un-commits a checkpoint, then removes its data; False if none is there and may be."""
+    try:
+        record = (await open_committed(backend, final, check_whole=False)).record
+    except CheckpointNotFoundError:
+        if missing_ok:
+            return False
+        raise
+    strategy = await backend.commit_strategy()
+    await remove_hint(backend, final)
+    await strategy.retire(final, expected=str(record.attempt))
+    return True
+
+
+async def remove_item(backend: StorageBackend, final: str, name: str, *, missing_ok: bool) -> bool:
+    """Replaces a checkpoint by one without an item; False if it is not there and may be.
+
+    Raises:
+        CheckpointNotFoundError: There is no checkpoint, or (`ItemNotFoundError`) no such item.
+        ValueError: It is the only item.
+        UnsupportedOperationError: Orbax wrote the checkpoint.
+    """
+    if (await occupant(backend, final)).kind == "orbax":
+        raise UnsupportedOperationError(
+            f"Orbax wrote this checkpoint: item {name!r} cannot be taken out of it in one step; "
+            "load what is to stay and save it",
+            key=final,
+            root=backend.root,
+        )
+
+    async def body(area: CommittedArea) -> None:
+        stored = await describe_area(area, final, ours=True)
+        stored.require_item(name)
+        if len(stored.items) == 1:
+            raise ValueError(
+                f"item {name!r} is the only one of {area.label}: delete the checkpoint instead"
+            )
+        await rewrite_checkpoint(
+            backend,
+            area,
+            keep=lambda path: path != STEP_METADATA_FILE and not path.startswith(f"{name}/"),
+            written={STEP_METADATA_FILE: _step_without(stored, name)},
+        )
+
+    try:
+        await reading(backend, final, body)
+    except CheckpointNotFoundError:
+        if missing_ok:
+            return False
+        raise
+    return True
+
+
+def _step_without(stored: StoredCheckpoint, name: str) -> bytes:
+    handlers = stored.step.item_handlers
+    if isinstance(handlers, dict):
+        handlers = {item: handler for item, handler in handlers.items() if item != name}
+    return dataclasses.replace(stored.step, item_handlers=handlers).to_bytes()
