@@ -132,6 +132,14 @@ class TestEveryKindOfPath:
         assert "['scale']: the target has dtype int8" in str(error.value)
         assert hf.load(model, {"scale": np.zeros((), np.int8)}, cast="unsafe")["scale"] == 2
 
+    def test_names_can_be_chosen_and_renamed(self, model):
+        found = hf.load(model, select=["layers.*"], rename={r"layers\.(\d)\.(.*)": r"l\1/\2"})
+        weights = [{"weight": MODEL[f"layers.{n}.weight"]} for n in (0, 1)]
+        same(found, {"l0": weights[0], "l1": weights[1]})
+        target = {"model": {"scale": jax.ShapeDtypeStruct((), jnp.float32)}}
+        found = hf.load(model, target, select="scale", rename={"scale": "model/scale"})
+        assert found["model"]["scale"].dtype == jnp.float32
+
     def test_it_has_no_items(self, model):
         with pytest.raises(KeyError, match="without items"):
             hf.load(model, checkpointable_name="state")

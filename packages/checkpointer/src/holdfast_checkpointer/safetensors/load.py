@@ -109,7 +109,8 @@ async def load_tensors(found: Found, name: str | None, request: Any, context: Co
             f"{found.label} has no item {name!r}: it is safetensors files, without items"
         )
     handler = PyTreeCheckpointHandler()
-    target: Target | None = request.target
+    # What is chosen or renamed is known by the names in the files.
+    target: Target | None = request.target if request.selection is None else None
     separator = context.safetensors.separator
     wanted = None if target is None else set(_names(target.shape, separator, ()))
 

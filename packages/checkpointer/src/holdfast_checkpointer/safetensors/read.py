@@ -13,7 +13,8 @@ import numpy as np
 from holdfast_checkpointer.arrays import plan
 from holdfast_checkpointer.arrays.buffers import ByteBudget, aligned_empty
 from holdfast_checkpointer.arrays.options import ArrayLoadOptions
-from holdfast_checkpointer.arrays.read import ArrayRequest, Parts, StoredShape
+from holdfast_checkpointer.arrays.read import ArrayRequest, Parts
+from holdfast_checkpointer.arrays.survey import StoredShape
 from holdfast_checkpointer.concurrency import run_all
 from holdfast_checkpointer.safetensors.dtypes import DTYPES, is_packed, unpacked
 from holdfast_checkpointer.safetensors.files import TensorFile, TensorFiles
@@ -83,10 +84,10 @@ class TensorReader:
         await run_all([self._fill(key, read) for key, read in reads])
         return [[part.result() for part in some] for some in parts]
 
-    async def describe(self, name: str, leaf: str) -> StoredShape:
-        """What the header says of a tensor; no I/O."""
-        _, tensor = self._files.tensors[name]
-        return StoredShape(tensor.shape, DTYPES[tensor.dtype], tensor.shape)
+    async def describe_all(self, names: Sequence[tuple[str, str]]) -> list[StoredShape]:
+        """What the headers say of tensors, in order; no I/O."""
+        found = (self._files.tensors[name][1] for name, _ in names)
+        return [StoredShape(one.shape, DTYPES[one.dtype], one.shape) for one in found]
 
     def _part(self, request: ArrayRequest, region: plan.Region) -> _Part:
         file, tensor = self._files.tensors[request.name]
