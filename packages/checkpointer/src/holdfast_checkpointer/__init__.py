@@ -1,6 +1,7 @@
 """Save and load JAX PyTrees on any storage."""
 
 from holdfast_checkpointer import args, errors, options
+from holdfast_checkpointer.async_checkpointer import AsyncCheckpointer
 from holdfast_checkpointer.checkpointables import (
     checkpointables_metadata,
     load_checkpointables,
@@ -8,12 +9,7 @@ from holdfast_checkpointer.checkpointables import (
     save_checkpointables,
     save_checkpointables_async,
 )
-from holdfast_checkpointer.checkpointer import (
-    AsyncCheckpointer,
-    Checkpointer,
-    PyTreeCheckpointer,
-    StandardCheckpointer,
-)
+from holdfast_checkpointer.checkpointer import Checkpointer
 from holdfast_checkpointer.deletion import delete, delete_async
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.verification import VerifyReport
@@ -44,8 +40,10 @@ from holdfast_checkpointer.handlers.registry import (
     create_default_handler_registry,
 )
 from holdfast_checkpointer.handlers.standard import StandardCheckpointHandler
-from holdfast_checkpointer.metadata import CheckpointMetadata
+from holdfast_checkpointer.items.tree_metadata import TreeMetadata
+from holdfast_checkpointer.metadata import CheckpointMetadata, StepMetadata
 from holdfast_checkpointer.options import Context
+from holdfast_checkpointer.ready_made import PyTreeCheckpointer, StandardCheckpointer
 
 PLACEHOLDER = ...
 
@@ -69,6 +67,8 @@ __all__ = [
     "PyTreeCheckpointer",
     "StandardCheckpointHandler",
     "StandardCheckpointer",
+    "StepMetadata",
+    "TreeMetadata",
     "VerifyReport",
     "args",
     "checkpointables_metadata",

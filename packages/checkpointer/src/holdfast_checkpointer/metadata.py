@@ -7,9 +7,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from holdfast_checkpointer.args import JsonRestore
 from holdfast_checkpointer.engine.layout import StoredCheckpoint
 from holdfast_checkpointer.engine.names import AUTO, METRICS
+from holdfast_checkpointer.handlers.base import CheckpointHandler
+from holdfast_checkpointer.handlers.json import JsonCheckpointHandler
 from holdfast_checkpointer.handlers.pytree import PyTreeCheckpointHandler
+from holdfast_checkpointer.options import Context
 from holdfast_metadata.orbax import ITEM_METADATA_FILE
 from holdfast_storage import StorageBackend
 
@@ -50,6 +54,60 @@ class CheckpointMetadata:
     def commit_timestamp(self) -> datetime | None:
         """`commit_timestamp_nsecs` in UTC."""
         return _moment(self.commit_timestamp_nsecs)
+
+
+@dataclass(frozen=True)
+class StepMetadata:
+    """A checkpoint, described by the handler of a v0 checkpointer.
+
+    Attributes:
+        item_handlers: Handler strings by item name; one string if the item lies in the
+            checkpoint itself. None if the checkpoint does not say.
+        item_metadata: What the handler says of the item: for a PyTree a `TreeMetadata`. For a
+            composite handler an `args.Composite` of these, by name. None where there is nothing
+            to say.
+        metrics: Metrics stored with the checkpoint.
+        performance_metrics: Orbax's measurements of the save; holdfast stores none.
+        init_timestamp_nsecs: When the save began, by the writer's clock, if known.
+        commit_timestamp_nsecs: When it was committed, by the writer's clock, if known.
+        custom_metadata: What the caller stored beside the state.
+    """
+
+    item_handlers: Mapping[str, str] | str | None
+    item_metadata: Any
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    performance_metrics: Mapping[str, Any] = field(default_factory=dict)
+    init_timestamp_nsecs: int | None = None
+    commit_timestamp_nsecs: int | None = None
+    custom_metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def init_timestamp(self) -> datetime | None:
+        """`init_timestamp_nsecs` in UTC."""
+        return _moment(self.init_timestamp_nsecs)
+
+    @property
+    def commit_timestamp(self) -> datetime | None:
+        """`commit_timestamp_nsecs` in UTC."""
+        return _moment(self.commit_timestamp_nsecs)
+
+
+async def describe_step(stored: StoredCheckpoint, handler: CheckpointHandler) -> StepMetadata:
+    """Describes an opened checkpoint as its handler does."""
+    step = stored.step
+    metrics = step.metrics
+    if not metrics and METRICS in stored.items:
+        json = JsonCheckpointHandler()
+        metrics = await json.fetch(stored.item_area(METRICS), JsonRestore(), Context())
+    return StepMetadata(
+        item_handlers=step.item_handlers,
+        item_metadata=await handler.describe_all(stored),
+        metrics=metrics,
+        performance_metrics=step.performance_metrics,
+        init_timestamp_nsecs=step.init_timestamp_nsecs,
+        commit_timestamp_nsecs=step.commit_timestamp_nsecs,
+        custom_metadata=step.custom_metadata or {},
+    )
 
 
 async def describe_checkpoint(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from holdfast import args, checkpoint_utils, errors, options, training
+    from holdfast_checkpointer.async_checkpointer import AsyncCheckpointer
     from holdfast_checkpointer.checkpointables import (
         checkpointables_metadata,
         load_checkpointables,
@@ -24,12 +25,7 @@ if TYPE_CHECKING:
         save_checkpointables,
         save_checkpointables_async,
     )
-    from holdfast_checkpointer.checkpointer import (
-        AsyncCheckpointer,
-        Checkpointer,
-        PyTreeCheckpointer,
-        StandardCheckpointer,
-    )
+    from holdfast_checkpointer.checkpointer import Checkpointer
     from holdfast_checkpointer.deletion import delete, delete_async
     from holdfast_checkpointer.engine.response import AsyncResponse
     from holdfast_checkpointer.engine.verification import VerifyReport
@@ -60,8 +56,10 @@ if TYPE_CHECKING:
         create_default_handler_registry,
     )
     from holdfast_checkpointer.handlers.standard import StandardCheckpointHandler
-    from holdfast_checkpointer.metadata import CheckpointMetadata
+    from holdfast_checkpointer.items.tree_metadata import TreeMetadata
+    from holdfast_checkpointer.metadata import CheckpointMetadata, StepMetadata
     from holdfast_checkpointer.options import Context
+    from holdfast_checkpointer.ready_made import PyTreeCheckpointer, StandardCheckpointer
 
 PLACEHOLDER: types.EllipsisType = ...
 """In a target of `load`: skip this leaf. It must have been saved, and comes back as it is."""
@@ -70,7 +68,7 @@ PLACEHOLDER: types.EllipsisType = ...
 # those, the interpreter reads these, and a test compares the two.
 _SOURCES = {
     "ArrayCheckpointHandler": "holdfast_checkpointer.handlers.array",
-    "AsyncCheckpointer": "holdfast_checkpointer.checkpointer",
+    "AsyncCheckpointer": "holdfast_checkpointer.async_checkpointer",
     "AsyncResponse": "holdfast_checkpointer.engine.response",
     "CheckpointHandler": "holdfast_checkpointer.handlers.base",
     "CheckpointHandlerRegistry": "holdfast_checkpointer.handlers.registry",
@@ -84,9 +82,11 @@ _SOURCES = {
     "NumpyRandomKeyCheckpointHandler": "holdfast_checkpointer.handlers.random_key",
     "ProtoCheckpointHandler": "holdfast_checkpointer.handlers.proto",
     "PyTreeCheckpointHandler": "holdfast_checkpointer.handlers.pytree",
-    "PyTreeCheckpointer": "holdfast_checkpointer.checkpointer",
+    "PyTreeCheckpointer": "holdfast_checkpointer.ready_made",
     "StandardCheckpointHandler": "holdfast_checkpointer.handlers.standard",
-    "StandardCheckpointer": "holdfast_checkpointer.checkpointer",
+    "StandardCheckpointer": "holdfast_checkpointer.ready_made",
+    "StepMetadata": "holdfast_checkpointer.metadata",
+    "TreeMetadata": "holdfast_checkpointer.items.tree_metadata",
     "VerifyReport": "holdfast_checkpointer.engine.verification",
     "checkpointables_metadata": "holdfast_checkpointer.checkpointables",
     "copy": "holdfast_checkpointer.functions",
@@ -137,6 +137,8 @@ __all__ = [
     "PyTreeCheckpointer",
     "StandardCheckpointHandler",
     "StandardCheckpointer",
+    "StepMetadata",
+    "TreeMetadata",
     "VerifyReport",
     "args",
     "checkpoint_utils",

@@ -82,7 +82,7 @@ async def write_checkpoint(
         CommitUnknownError: The outcome could not be read back; nothing was deleted.
     """
     await _refuse_other_commit(backend, atomicity)
-    await _refuse_if_taken(backend, final, replace=replace)
+    await refuse_if_taken(backend, final, replace=replace)
     started = time.time_ns()
 
     async def write(area: WriteArea) -> None:
@@ -104,7 +104,12 @@ async def _refuse_other_commit(backend: StorageBackend, mode: AtomicityMode) -> 
         )
 
 
-async def _refuse_if_taken(backend: StorageBackend, final: str, *, replace: bool) -> None:
+async def refuse_if_taken(backend: StorageBackend, final: str, *, replace: bool) -> None:
+    """Looks whether a save could commit here; the commit decides it.
+
+    Raises:
+        CommitConflictError: A checkpoint is there, and is not to be replaced.
+    """
     found = await occupant(backend, final)
     if found.kind in ("ours", "orbax") and not replace:
         raise CommitConflictError(

@@ -36,6 +36,7 @@ class ArrayCheckpointHandler(PyTreeCheckpointHandler):
     recorded_as = "orbax.checkpoint._src.handlers.array_checkpoint_handler.ArrayCheckpointHandler"
 
     def __init__(self, checkpoint_name: str | None = None) -> None:
+        super().__init__()
         self._name = checkpoint_name or "checkpoint"
 
     def stage(self, args: Any, context: Context) -> StagedItem:
@@ -67,6 +68,10 @@ class ArrayCheckpointHandler(PyTreeCheckpointHandler):
     async def fetch(self, area: ReadArea, request: Any, context: Context) -> Any:
         """Reads the array."""
         return (await super().fetch(area, request, context))[self._name]
+
+    async def describe_item(self, area: ReadArea) -> Any:
+        """See `describe`."""
+        return await self.describe(area)
 
     async def describe(self, area: ReadArea) -> Any:
         """Shape, dtype and sharding of the array."""

@@ -101,6 +101,14 @@ class CheckpointHandler(abc.ABC):
     async def describe(self, area: ReadArea) -> Any:
         """Says what the item holds without reading its values."""
 
+    async def describe_item(self, area: ReadArea) -> Any:
+        """What `Checkpointer.metadata` says of the item; by default what `describe` says."""
+        return await self.describe(area)
+
+    async def describe_all(self, stored: StoredCheckpoint) -> Any:
+        """Describes what `stage_all` staged; None if the checkpoint has named items instead."""
+        return await self.describe_item(stored.item_area("")) if stored.flat else None
+
     @classmethod
     def typestr(cls) -> str:
         """The class path recorded in the checkpoint."""

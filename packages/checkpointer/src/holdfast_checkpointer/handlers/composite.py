@@ -13,6 +13,7 @@ from holdfast_checkpointer.args import Composite
 from holdfast_checkpointer.engine.layout import StoredCheckpoint
 from holdfast_checkpointer.engine.names import METRICS, check_item_name
 from holdfast_checkpointer.handlers.base import CheckpointHandler, Item, StagedItem
+from holdfast_checkpointer.handlers.json import JsonCheckpointHandler
 from holdfast_checkpointer.handlers.parts import StagedParts
 from holdfast_checkpointer.handlers.pytree import PyTreeCheckpointHandler
 from holdfast_checkpointer.handlers.registry import (
@@ -213,6 +214,31 @@ class CompositeCheckpointHandler(CheckpointHandler):
         """Items describe themselves, one by one."""
         return None
 
+    async def describe_all(self, stored: StoredCheckpoint) -> Composite:
+        """What the items of a checkpoint say of themselves; None for one that says nothing.
+
+        Raises:
+            ValueError: The checkpoint has no items: another handler saved it.
+        """
+        if stored.flat:
+            raise ValueError(
+                f"{stored.area.label} has no items; it was saved by "
+                f"{stored.recorded_handler('') or 'a handler that is not recorded'}"
+            )
+        names = [name for name in stored.items if name]
+        found = await asyncio.gather(*(self._describe_one(stored, name) for name in names))
+        return Composite(**dict(zip(names, found, strict=True)))
+
+    async def _describe_one(self, stored: StoredCheckpoint, name: str) -> Any:
+        handler = self._fixed.get(name)
+        if handler is None:
+            kind = await _recorded_class(stored, name)
+            handler = None if kind is None else kind()
+        try:
+            return None if handler is None else await handler.describe_item(stored.item_area(name))
+        except NotImplementedError:
+            return None
+
     def close(self) -> None:
         """Closes every item's handler."""
         for handler in self._fixed.values():
@@ -234,11 +260,7 @@ async def _resolve(
     if name in request.known:
         return request.known[name]
     recorded = stored.recorded_handler(name)
-    if recorded is None and name == METRICS:
-        recorded = "JsonCheckpointHandler"
-    kind = handler_class_for(recorded)
-    if kind is None and ITEM_METADATA_FILE in await stored.item_area(name).names():
-        kind = PyTreeCheckpointHandler
+    kind = await _recorded_class(stored, name)
     found = request.defaults.get(kind) if kind is not None else None
     if found is None:
         why = "needs arguments" if kind is not None else "is not known here"
@@ -247,6 +269,14 @@ async def _resolve(
             f"args.Composite({name}=...) with its arguments, or name only the items you want"
         )
     return found
+
+
+async def _recorded_class(stored: StoredCheckpoint, name: str) -> type[CheckpointHandler] | None:
+    """The handler that a checkpoint names for an item, or that its files call for."""
+    kind = handler_class_for(stored.recorded_handler(name))
+    if kind is None and ITEM_METADATA_FILE in await stored.item_area(name).names():
+        return PyTreeCheckpointHandler
+    return JsonCheckpointHandler if kind is None and name == METRICS else kind
 
 
 def _check_args(name: str, handler: CheckpointHandler, args: Any, *, save: bool) -> None:

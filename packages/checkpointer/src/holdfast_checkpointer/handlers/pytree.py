@@ -19,12 +19,14 @@ from holdfast_checkpointer.arrays.write import ArrayRecord, write_arrays
 from holdfast_checkpointer.bursts import uncollected
 from holdfast_checkpointer.errors import UnsupportedOptionError
 from holdfast_checkpointer.handlers.base import CheckpointHandler, ItemRecord, StagedItem
+from holdfast_checkpointer.handlers.settings import handler_settings
 from holdfast_checkpointer.items.describe import DescribedTree, describe, documents, inline_value
 from holdfast_checkpointer.items.fetch import fetch
 from holdfast_checkpointer.items.metadata import ArrayMetadata, NumpyMetadata, ScalarMetadata
 from holdfast_checkpointer.items.placing import Placing
 from holdfast_checkpointer.items.stored import StoredItem, open_item
 from holdfast_checkpointer.items.storing import StorageRequest
+from holdfast_checkpointer.items.tree_metadata import TreeMetadata, without_description
 from holdfast_checkpointer.options import Context
 from holdfast_checkpointer.trees.match import (
     Rules,
@@ -43,6 +45,7 @@ from holdfast_metadata import (
     LeafSpec,
     MetadataError,
     dtype_from_name,
+    parse_json,
     require_json,
 )
 from holdfast_metadata.orbax import (
@@ -65,11 +68,42 @@ class _Request:
 
 
 class PyTreeCheckpointHandler(CheckpointHandler):
-    """Saves any PyTree of arrays, PRNG keys, numbers, strings and bytes, losslessly."""
+    """Saves any PyTree of arrays, PRNG keys, numbers, strings and bytes, losslessly.
+
+    Args:
+        aggregate_filename: Only None: no leaves are gathered in a file of their own.
+        save_concurrent_gb: About how many gigabytes are written at once; None for all.
+        restore_concurrent_gb: About how many may be under way while reading.
+        **further: `save_device_host_concurrent_gb` (a number of gigabytes, or "auto" for that of
+            `memory_limit_options`), `memory_limit_options`, `multiprocessing_options`,
+            `pytree_metadata_options`, and `use_ocdbt`, `use_zarr3`, `use_compression` and
+            `enable_pinned_host_transfer` as in `options.ArraySaveOptions`. Of
+            `type_handler_registry`, `handler_impl`, `array_metadata_validator` and
+            `is_prioritized_key_fn` only None. They win over the context.
+
+    Raises:
+        TypeError: There is no such argument, or it is not of its class.
+        ValueError: A value is impossible, or (`UnsupportedOptionError`) has no meaning here.
+    """
 
     save_args: ClassVar[type[CheckpointArgs]] = PyTreeSave
     restore_args: ClassVar[type[CheckpointArgs]] = PyTreeRestore
     recorded_as = "orbax.checkpoint._src.handlers.pytree_checkpoint_handler.PyTreeCheckpointHandler"
+
+    def __init__(
+        self,
+        aggregate_filename: str | None = None,
+        *,
+        save_concurrent_gb: float | None = None,
+        restore_concurrent_gb: float | None = None,
+        **further: Any,
+    ) -> None:
+        self._settings = handler_settings(
+            aggregate_filename=aggregate_filename,
+            save_concurrent_gb=save_concurrent_gb,
+            restore_concurrent_gb=restore_concurrent_gb,
+            **further,
+        )
 
     def stage(self, args: Any, context: Context) -> StagedItem:
         """Describes the tree and takes a snapshot of its arrays.
@@ -79,7 +113,10 @@ class PyTreeCheckpointHandler(CheckpointHandler):
             StorageOptionsError: Lists every leaf that cannot be stored as asked.
             ValueError: Another argument cannot be used.
         """
-        options = context.array_saving
+        self._settings.check_processes()
+        if isinstance(args.item, TreeMetadata):
+            raise ValueError("this is the description of a tree, which has no arrays to save")
+        options = self._settings.applied(context).array_saving
         file_size = getattr(args, "ocdbt_target_data_file_size", None)
         if file_size is not None:
             check_file_size(file_size)
@@ -105,13 +142,14 @@ class PyTreeCheckpointHandler(CheckpointHandler):
         with uncollected():
             target = None
             if args.item is not None or restore_args is not None:
-                target = take_target(args.item, restore_args)
+                target = take_target(without_description(args.item), restore_args)
         unsafe = args.cast == "unsafe"
         placing = Placing.of_caller(fallback=args.fallback_sharding, unsafe=unsafe)
         return _Request(args, target, placing, Selection.of(args.select, args.rename))
 
     async def fetch(self, area: ReadArea, request: Any, context: Context) -> Any:
         """Reads the tree, or what the target wants of it; see `load`."""
+        context = self._settings.applied(context)
         return await self.fetch_item(await open_item(area), request, context)
 
     async def fetch_item(self, item: StoredItem, request: Any, context: Context) -> Any:
@@ -148,6 +186,14 @@ class PyTreeCheckpointHandler(CheckpointHandler):
             for spec in specs
         ]
         return rebuild(item.tree.root, leaves)
+
+    async def describe_item(self, area: ReadArea) -> Any:
+        """A `TreeMetadata`: what `describe` says, and what was stored beside the item."""
+        tree = await self.describe(area)
+        document = parse_json(
+            await area.get(ITEM_METADATA_FILE), source=f"{area.label}/{ITEM_METADATA_FILE}"
+        )
+        return TreeMetadata(tree, document.get("custom_metadata"))
 
     async def orbax_reason(self, area: ReadArea) -> str | None:
         """Why Orbax cannot read the item; None if it can."""

@@ -19,7 +19,7 @@ from holdfast_checkpointer.options.files import (
     FileOptions,
     GcsDeletionOptions,
 )
-from holdfast_checkpointer.options.memory import MemoryOptions
+from holdfast_checkpointer.options.memory import MemoryLimitOptions, MemoryOptions
 from holdfast_checkpointer.options.operation import (
     AsyncOptions,
     MultiprocessingOptions,
@@ -46,6 +46,7 @@ __all__ = [
     "DeletionOptions",
     "FileOptions",
     "GcsDeletionOptions",
+    "MemoryLimitOptions",
     "MemoryOptions",
     "MultiprocessingOptions",
     "PathwaysOptions",

@@ -19,8 +19,9 @@ class FileOptions:
             process's umask. Storage without directories refuses it when it is used.
         path_class: None, or `etils.epath.Path`. Paths are text and URLs here, and the storage
             follows from them.
-        skip_sync_file_validations: Saves make no blocking check of what exists in either
-            case: whether the place is taken is decided by the commit. Both are accepted.
+        skip_sync_file_validations: `AsyncCheckpointer.save` does not ask beforehand whether the
+            place is taken: it is told in the background then, by the commit, which decides in
+            either case. The functions never ask beforehand.
     """
 
     path_permission_mode: int | None = None

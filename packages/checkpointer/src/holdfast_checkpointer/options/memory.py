@@ -46,6 +46,18 @@ class MemoryOptions:
             refuse_unless(value is None, option, value, accepts="None", because=because)
 
 
+@dataclass(frozen=True, kw_only=True)
+class MemoryLimitOptions:
+    """A bound of memory for a handler that is told to find its own.
+
+    Attributes:
+        max_transfer_concurrent_gb: How many gigabytes may be on the way from devices to the host
+            at once; None for no bound.
+    """
+
+    max_transfer_concurrent_gb: float | None = None
+
+
 _MEANINGLESS = {
     "is_prioritized_key_fn": (
         "every leaf is on the host when save_async returns, so none can change meanwhile"

@@ -23,11 +23,13 @@ class AsyncOptions:
             it raises is logged: the checkpoint is committed all the same.
         create_directories_asynchronously: Always so: no directory is made before the
             snapshot is taken. False is refused.
+        barrier_sync_fn: Only None: a job of one process has no barriers.
     """
 
     timeout_secs: float = 7200.0
     post_finalization_callback: Callable[[], Any] | None = None
     create_directories_asynchronously: bool = True
+    barrier_sync_fn: Any = None
 
     def __post_init__(self) -> None:
         if not self.timeout_secs > 0:
@@ -43,6 +45,13 @@ class AsyncOptions:
             self.create_directories_asynchronously,
             accepts="True",
             because="a save makes no storage request before its snapshot is taken",
+        )
+        refuse_unless(
+            self.barrier_sync_fn is None,
+            "barrier_sync_fn",
+            self.barrier_sync_fn,
+            accepts="None",
+            because="a job of one process has no barriers",
         )
 
 
