@@ -14,6 +14,8 @@ from holdfast_checkpointer.arrays.plan import Shape
 from holdfast_metadata import dtype_name
 from holdfast_storage import KvTarget
 
+_INDEX_CACHE = "cache_pool#index"
+
 # What Orbax writes too: small values lie in the index itself, and an index node is large
 # enough for all leaves of a model.
 _OCDBT_CONFIG = {
@@ -40,11 +42,14 @@ class ArrayFormat:
 
 
 def context_for(target: KvTarget) -> ts.Context:
-    """A TensorStore context for one operation; it goes, with its caches, when that ends."""
+    """A TensorStore context for one operation; it goes, with its caches, when that ends.
+
+    All arrays that are opened under it share what was read of the database's index.
+    """
+    index = {_INDEX_CACHE: {"total_bytes_limit": 100_000_000}}
     if target.shared is not None:
-        context: ts.Context = target.shared
-        return context
-    return ts.Context({"cache_pool": {"total_bytes_limit": 0}, **target.context})
+        return ts.Context(index, target.shared)
+    return ts.Context({"cache_pool": {"total_bytes_limit": 0}, **index, **target.context})
 
 
 def database_spec(
@@ -64,7 +69,7 @@ def database_spec(
         size = target.hints.target_file_bytes if file_bytes is None else file_bytes
         spec["target_data_file_size"] = size
     else:
-        spec["cache_pool"] = {"total_bytes_limit": 100_000_000}
+        spec["cache_pool"] = _INDEX_CACHE
         spec["experimental_read_coalescing_threshold_bytes"] = target.hints.coalesce_bytes
         spec["experimental_read_coalescing_merged_bytes"] = 64 << 20
     return spec

@@ -16,7 +16,9 @@ def chunk_shape(
     """The shape of a chunk of at most `limit` bytes (or one element).
 
     Chunks of what one device wrote are cut along the leading axes, so that a chunk is
-    contiguous in the buffer it comes from. No chunk straddles two devices' shards.
+    contiguous in the buffer it comes from. No chunk straddles two devices' shards. An axis
+    that one device had whole is cut into a power of two of parts: so are the meshes that will
+    read them.
 
     Args:
         shape: Of the whole array.
@@ -38,8 +40,11 @@ def chunk_shape(
         if size <= limit:
             break
         parts = min(found[axis], -(-size // limit))
-        whole = write_shape[axis] == shape[axis]
-        found[axis] = -(-found[axis] // parts) if whole else _even_part(found[axis], parts)
+        if write_shape[axis] == shape[axis]:
+            parts = min(found[axis], 1 << (parts - 1).bit_length())
+            found[axis] = -(-found[axis] // parts)
+        else:
+            found[axis] = _even_part(found[axis], parts)
     return tuple(found)
 
 
@@ -91,6 +96,13 @@ def within(inner: Region, outer: Region) -> Region:
     """`inner` in the coordinates of a buffer that holds `outer`."""
     return tuple(
         slice(a.start - b.start, a.stop - b.start) for a, b in zip(inner, outer, strict=True)
+    )
+
+
+def intersection(one: Region, other: Region) -> Region:
+    """What two regions that overlap have in common."""
+    return tuple(
+        slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(one, other, strict=True)
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ from holdfast_checkpointer.arrays import failures, formats, plan
 from holdfast_checkpointer.arrays.buffers import ByteBudget, aligned_empty
 from holdfast_checkpointer.arrays.formats import ArrayFormat
 from holdfast_checkpointer.arrays.options import ArrayLoadOptions
+from holdfast_checkpointer.arrays.pieces import OverRead, Piece, pieces_of
 from holdfast_checkpointer.arrays.survey import StoredShape, survey
 from holdfast_checkpointer.arrays.write import digest_array
 from holdfast_checkpointer.bursts import uncollected
@@ -95,6 +96,7 @@ class ArrayReader:
         if in_flight is None:
             in_flight = _CHUNK * max(2, target.hints.max_concurrency // 2)
         self._budget = ByteBudget(in_flight)
+        self._over_read = OverRead()
 
     async def read(self, requests: Sequence[ArrayRequest]) -> list[Parts]:
         """Reads all requests; each gives an array per wanted region.
@@ -115,6 +117,7 @@ class ArrayReader:
         read = await asyncio.gather(*(self._read_one(requests[i]) for i in rest))
         for i, parts in zip(rest, read, strict=True):
             results[i] = parts
+        self._over_read.report()
         return [found for found in results if found is not None]
 
     def _translated(self, leaf: str) -> AbstractContextManager[None]:
@@ -195,77 +198,55 @@ class ArrayReader:
                 request, f"it is {stored}{list(shape)}, {expected}{list(request.shape)} was saved"
             )
         regions = request.regions if request.regions is not None else [plan.whole(shape)]
-        return [await self._read_region(request, array, dtype, region) for region in regions]
-
-    async def _read_region(
-        self,
-        request: ArrayRequest,
-        array: ts.TensorStore,
-        dtype: np.dtype[Any],
-        region: plan.Region,
-    ) -> np.ndarray[Any, Any]:
-        shape = tuple(array.shape)
-        stored = np.dtype(array.dtype.numpy_dtype)
         chunk = request.chunk_shape or _chunk_of(array)
-        buffer = aligned_empty(plan.extent(region), stored)
-        if not buffer.size:
-            return buffer.view(dtype)
-        tasks = [
-            asyncio.ensure_future(
-                self._read_chunk(request, array, chunk, index, part, region, buffer)
-            )
-            for index, part in plan.chunks_of(shape, chunk, region)
-        ]
-        try:
-            await asyncio.gather(*tasks)
-        except BaseException:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            raise
-        return buffer.view(dtype) if stored != dtype else buffer
+        pieces = pieces_of(shape, chunk, regions)
+        self._over_read.note(request.leaf, chunk, pieces, stored.itemsize)
+        buffers = [aligned_empty(plan.extent(region), stored) for region in regions]
+        await _all(self._read_piece(request, array, piece, regions, buffers) for piece in pieces)
+        return [buffer.view(dtype) for buffer in buffers] if stored != dtype else buffers
 
-    async def _read_chunk(
+    async def _read_piece(
         self,
         request: ArrayRequest,
         array: ts.TensorStore,
-        chunk: plan.Shape,
-        index: plan.Shape,
-        part: plan.Region,
-        region: plan.Region,
-        buffer: np.ndarray[Any, Any],
+        piece: Piece,
+        regions: Sequence[plan.Region],
+        buffers: Parts,
     ) -> None:
-        """Reads one chunk, whole, verifies it, and leaves what is wanted in the buffer."""
-        wanted = tuple(
-            slice(max(a.start, b.start), min(a.stop, b.stop))
-            for a, b in zip(part, region, strict=True)
-        )
+        """Reads one chunk, whole, verifies it, and leaves what is wanted in the buffers."""
         verify = self._options.verify and request.digests is not None
-        # The ellipsis keeps a rank-0 buffer a view: without it NumPy gives a copy.
-        inside: Any = (*plan.within(wanted, region), ...)
-        target = buffer[inside]
-        direct = not verify or wanted == part
-        if not direct:
-            target = np.empty(plan.extent(part), buffer.dtype)
-        source = array[wanted if direct else part]
-        size = math.prod(plan.extent(part)) * buffer.dtype.itemsize
+        box = piece.region if verify else piece.wanted
+        (position, wanted), *others = piece.takers
+        direct = not others and wanted == box
+        if direct:
+            # The ellipsis keeps a rank-0 buffer a view: without it NumPy gives a copy.
+            inside: Any = (*plan.within(wanted, regions[position]), ...)
+            target = buffers[position][inside]
+        else:
+            target = np.empty(plan.extent(box), buffers[position].dtype)
+        size = math.prod(plan.extent(piece.region)) * target.dtype.itemsize
         async with self._budget.hold(size):
             with self._translated(request.leaf):
-                await ts.array(target).write(source)
-        if not verify:
-            return
+                await ts.array(target).write(array[box])
+            if verify:
+                await self._verify(request, piece, target)
+            if not direct:
+                for position, wanted in piece.takers:
+                    inside = plan.within(wanted, regions[position])
+                    buffers[position][inside] = target[plan.within(wanted, box)]
+
+    async def _verify(
+        self, request: ArrayRequest, piece: Piece, target: np.ndarray[Any, Any]
+    ) -> None:
         assert request.digests is not None
         data = target if target.flags.c_contiguous else np.ascontiguousarray(target)
-        if size >= _SMALL:
+        if data.nbytes >= _SMALL:
             digest = await asyncio.to_thread(digest_array, data)
         else:
             digest = digest_array(data)
-        if digest != request.digests.get(plan.chunk_name(index)):
-            raise self._damaged(
-                request, f"chunk {plan.chunk_name(index)} has other bytes than were saved"
-            )
-        if not direct:
-            buffer[plan.within(wanted, region)] = target[plan.within(wanted, part)]
+        name = plan.chunk_name(piece.index)
+        if digest != request.digests.get(name):
+            raise self._damaged(request, f"chunk {name} has other bytes than were saved")
 
     def _damaged(self, request: ArrayRequest, why: str) -> errors.DamagedCheckpointError:
         return errors.DamagedCheckpointError(
@@ -274,6 +255,18 @@ class ArrayReader:
             file=request.name,
             root=self._label,
         )
+
+
+async def _all(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Runs all at once; the first that fails stops the others, and they have ended."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 def _chunk_of(array: ts.TensorStore) -> plan.Shape:

@@ -65,7 +65,7 @@ async def fetch(
         if not placing.unsafe:
             _check_narrowed(stored, placements, read)
         parts = [
-            _resized(want, placement, found) if want.resize else found
+            _resized(want, placement, found) if _is_resized(want) else found
             for want, placement, found in zip(stored, placements, read, strict=True)
         ]
         shapes = [wanted_shape(want) for want in stored]
@@ -119,7 +119,7 @@ def _request(item: StoredItem, want: Want, placement: place.Placement) -> ArrayR
     assert spec is not None
     shape = saved_shape(want)
     regions = place.regions_for(placement.sharding, shape) if placement.sharding else None
-    if want.resize:
+    if _is_resized(want):
         regions = [plan.clipped(region, shape) for region in _regions(want, placement)]
     digests = item.digests.get(str(spec.name))
     return ArrayRequest(
@@ -133,6 +133,10 @@ def _request(item: StoredItem, want: Want, placement: place.Placement) -> ArrayR
         regions=regions,
         writable=placement.sharding is None,
     )
+
+
+def _is_resized(want: Want) -> bool:
+    return want.resize and wanted_shape(want) != saved_shape(want)
 
 
 def _regions(want: Want, placement: place.Placement) -> list[plan.Region]:
