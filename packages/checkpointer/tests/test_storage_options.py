@@ -337,7 +337,7 @@ def test_compression_and_the_size_of_data_files_are_orbaxs_options_too(tmp_path)
         checkpointer.save(tmp_path / "arg", item, ocdbt_target_data_file_size=100_000)
         with pytest.raises(ValueError, match="ocdbt_target_data_file_size"):
             checkpointer.save(tmp_path / "no", item, ocdbt_target_data_file_size=-1)
-    assert len(list((tmp_path / "arg/d").iterdir())) == len(many)
+    assert len(list((tmp_path / "arg/d").iterdir())) > len(one) + 3
     np.testing.assert_array_equal(hc.load(tmp_path / "many")["w3"], item["w3"])
     assert not (tmp_path / "no").exists()
 
