@@ -54,6 +54,7 @@ def test_the_public_names_are_these_and_no_others():
         "delete",
         "delete_async",
         "errors",
+        "export_safetensors",
         "is_checkpoint",
         "load",
         "load_async",

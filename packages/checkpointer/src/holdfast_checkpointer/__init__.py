@@ -44,6 +44,7 @@ from holdfast_checkpointer.items.tree_metadata import TreeMetadata
 from holdfast_checkpointer.metadata import CheckpointMetadata, StepMetadata
 from holdfast_checkpointer.options import Context
 from holdfast_checkpointer.ready_made import PyTreeCheckpointer, StandardCheckpointer
+from holdfast_checkpointer.safetensors.export import export_safetensors
 
 PLACEHOLDER = ...
 
@@ -78,6 +79,7 @@ __all__ = [
     "delete",
     "delete_async",
     "errors",
+    "export_safetensors",
     "is_checkpoint",
     "load",
     "load_async",

@@ -38,12 +38,12 @@ class UnsupportedLeafError(HoldfastError, ValueError):
         problems: Every such place, with its path and type.
     """
 
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__(
-            f"the tree cannot be saved:\n{_listed(problems)}\n"
+    def __init__(self, problems: Sequence[str], *, accepted: str = "") -> None:
+        accepted = accepted or (
             "accepted leaves: jax.Array, typed PRNG keys, np.ndarray, NumPy scalars, int, "
             "float, bool, complex, str, bytes, None"
         )
+        super().__init__(f"the tree cannot be saved:\n{_listed(problems)}\n{accepted}")
         self.problems = tuple(problems)
 
 

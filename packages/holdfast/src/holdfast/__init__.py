@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from holdfast_checkpointer.metadata import CheckpointMetadata, StepMetadata
     from holdfast_checkpointer.options import Context
     from holdfast_checkpointer.ready_made import PyTreeCheckpointer, StandardCheckpointer
+    from holdfast_checkpointer.safetensors.export import export_safetensors
 
 PLACEHOLDER: types.EllipsisType = ...
 """In a target of `load`: skip this leaf. It must have been saved, and comes back as it is."""
@@ -94,6 +95,7 @@ _SOURCES = {
     "create_default_handler_registry": "holdfast_checkpointer.handlers.registry",
     "delete": "holdfast_checkpointer.deletion",
     "delete_async": "holdfast_checkpointer.deletion",
+    "export_safetensors": "holdfast_checkpointer.safetensors.export",
     "is_checkpoint": "holdfast_checkpointer.functions",
     "load": "holdfast_checkpointer.functions",
     "load_async": "holdfast_checkpointer.functions",
@@ -149,6 +151,7 @@ __all__ = [
     "delete",
     "delete_async",
     "errors",
+    "export_safetensors",
     "is_checkpoint",
     "load",
     "load_async",

@@ -104,33 +104,42 @@ async def load_tensors(found: Found, name: str | None, request: Any, context: Co
         CheckpointChangedError: The files were replaced again and again meanwhile.
         DamagedCheckpointError: They are damaged; names file and tensor.
     """
+    handler = PyTreeCheckpointHandler()
+    # What is chosen or renamed is known by the names in the files.
+    target: Target | None = request.target if request.selection is None else None
+
+    async def body(item: StoredItem) -> Any:
+        return await handler.fetch_item(item, request, context)
+
+    return await with_tensors(found, name, context, body, target=target)
+
+
+async def with_tensors(
+    found: Found,
+    name: str | None,
+    context: Context,
+    body: Callable[[StoredItem], Awaitable[T]],
+    *,
+    target: Target | None = None,
+) -> T:
+    """Runs `body` on safetensors files as an item: all tensors, or those a target names."""
     if name not in (AUTO, None, ""):
         raise KeyError(
             f"{found.label} has no item {name!r}: it is safetensors files, without items"
         )
-    handler = PyTreeCheckpointHandler()
-    # What is chosen or renamed is known by the names in the files.
-    target: Target | None = request.target if request.selection is None else None
-    separator = context.safetensors.separator
-    wanted = None if target is None else set(_names(target.shape, separator, ()))
+    options = context.safetensors
+    wanted = None if target is None else set(_names(target.shape, options.separator, ()))
 
-    async def body(files: TensorFiles) -> Any:
+    async def opened(files: TensorFiles) -> T:
         if target is None:
-            root = _untargeted(files, context.safetensors)
+            root = _untargeted(files, options)
         else:
-            root = _targeted(files, target.shape, separator)
-        area = open_plain(found.backend, found.final)
-        item = _Item(
-            area,
-            TreeDocument(root),
-            ArrayFormat(),
-            ours=False,
-            files=files,
-            options=context.safetensors,
-        )
-        return await handler.fetch_item(item, request, context)
+            root = _targeted(files, target.shape, options.separator)
+        area, tree = open_plain(found.backend, found.final), TreeDocument(root)
+        item = _Item(area, tree, ArrayFormat(), ours=False, files=files, options=options)
+        return await body(item)
 
-    return await _consistently(found, wanted, body)
+    return await _consistently(found, wanted, opened)
 
 
 async def _consistently(
