@@ -11,7 +11,7 @@ import pytest
 
 import holdfast as hf
 
-SUBMODULES = ("args", "checkpoint_utils", "errors", "options", "training")
+SUBMODULES = ("args", "checkpoint_utils", "errors", "options", "partial", "training")
 PACKAGES = (
     "holdfast_metadata",
     "holdfast_storage",
@@ -62,6 +62,7 @@ def test_the_public_names_are_these_and_no_others():
         "load_checkpointables_async",
         "metadata",
         "options",
+        "partial",
         "save",
         "save_async",
         "save_checkpointables",

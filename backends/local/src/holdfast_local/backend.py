@@ -303,6 +303,12 @@ class LocalBackend(StorageBackend):
             self._cannot(exchange_prefix=False)
             await super().exchange_prefix(first, second)
 
+    async def link(self, source: str, destination: str) -> bool:
+        """See `StorageBackend.link`: a hard link, where the file system has them."""
+        for key in (source, destination):
+            keys.check_key(key, root=self.root)
+        return await self._run(destination, files.link, self._path(source), self._path(destination))
+
     async def sync_prefix(self, prefix: str) -> None:
         """See `StorageBackend.sync_prefix`."""
         keys.check_prefix(prefix, root=self.root)

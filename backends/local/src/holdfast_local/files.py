@@ -54,6 +54,23 @@ def create(path: str, data: bytes, *, durable: bool, parents: bool) -> str:
     return version
 
 
+def link(source: str, path: str) -> bool:
+    """Gives a file a second name; False where the file system has none to give.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        FileExistsError: The name is taken.
+    """
+    make_folders(os.path.dirname(path), durable=False)
+    try:
+        os.link(source, path)
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            return False
+        raise
+    return True
+
+
 def swap(path: str, data: bytes, expected: str) -> str | None:
     """Replaces version `expected` of `path`, durably; None if another is current.
 

@@ -88,13 +88,7 @@ def save_checkpointables_async(
     refuse_tensors(chosen.checkpoint_layout, "save_checkpointables")
     backend, final = chosen.locate(path)
     check_final(final)
-    if custom_metadata is not None:
-        check_custom_metadata(custom_metadata)
-    args = {name: _saving(name, item) for name, item in _named(checkpointables).items()}
-    if not args:
-        raise ValueError("checkpointables is empty: a checkpoint has at least one item")
-    handler = CompositeCheckpointHandler()
-    contents = Contents(handler.stage_all(Composite(**args), chosen), custom_metadata, marker=True)
+    contents = stage_checkpointables(checkpointables, custom_metadata, chosen)
 
     async def write() -> None:
         await write_checkpoint(
@@ -107,6 +101,21 @@ def save_checkpointables_async(
         deadline=chosen.asynchronous.timeout_secs,
         afterwards=chosen.asynchronous.post_finalization_callback,
     )
+
+
+def stage_checkpointables(
+    checkpointables: Mapping[str, Any],
+    custom_metadata: Mapping[str, Any] | None,
+    context: options.Context,
+) -> Contents:
+    """Validates everything, then snapshots the items as the contents of a checkpoint."""
+    if custom_metadata is not None:
+        check_custom_metadata(custom_metadata)
+    args = {name: _saving(name, item) for name, item in _named(checkpointables).items()}
+    if not args:
+        raise ValueError("checkpointables is empty: a checkpoint has at least one item")
+    items = CompositeCheckpointHandler().stage_all(Composite(**args), context)
+    return Contents(items, custom_metadata, marker=True)
 
 
 def load_checkpointables(

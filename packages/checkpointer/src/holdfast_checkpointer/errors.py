@@ -31,6 +31,21 @@ class TreeMismatchError(HoldfastError, ValueError):
         self.problems = tuple(problems)
 
 
+class PartialSaveReplacementError(HoldfastError, ValueError):
+    """A part of a checkpoint holds what another part holds; it was not saved.
+
+    Attributes:
+        problems: Every such place, with its item and path.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__(
+            f"a part of a checkpoint cannot replace what is saved:\n{_listed(problems)}\n"
+            "the parts that were saved stay; leave these out, or finalize at another path"
+        )
+        self.problems = tuple(problems)
+
+
 class UnsupportedLeafError(HoldfastError, ValueError):
     """The tree holds something that cannot be saved; nothing was written.
 

@@ -16,7 +16,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from holdfast import args, checkpoint_utils, errors, options, training
+    from holdfast import args, checkpoint_utils, errors, options, partial, training
     from holdfast_checkpointer.async_checkpointer import AsyncCheckpointer
     from holdfast_checkpointer.checkpointables import (
         checkpointables_metadata,
@@ -117,7 +117,7 @@ _RENAMED = {
     "save_pytree": "save",
     "save_pytree_async": "save_async",
 }
-_SUBMODULES = frozenset({"args", "checkpoint_utils", "errors", "options", "training"})
+_SUBMODULES = frozenset({"args", "checkpoint_utils", "errors", "options", "partial", "training"})
 
 __all__ = [
     "PLACEHOLDER",
@@ -159,6 +159,7 @@ __all__ = [
     "load_checkpointables_async",
     "metadata",
     "options",
+    "partial",
     "save",
     "save_async",
     "save_checkpointables",

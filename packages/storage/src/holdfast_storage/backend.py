@@ -190,6 +190,21 @@ class StorageBackend(abc.ABC):
             f"this store cannot exchange with {second!r} atomically", key=first, root=self.root
         )
 
+    async def link(self, source: str, destination: str) -> bool:
+        """Gives the bytes of an object a second key, without copying them.
+
+        The two are independent from then on. The destination may need `sync_prefix` to
+        survive a power cut.
+
+        Returns:
+            False, with nothing done, where the store cannot.
+
+        Raises:
+            ObjectNotFoundError: `source` is absent.
+            ObjectExistsError: `destination` is not.
+        """
+        return False
+
     async def sync_prefix(self, prefix: str) -> None:  # noqa: B027 - an honest default
         """Makes everything below `prefix` durable. Nothing to do where `put` already is."""
 

@@ -87,7 +87,15 @@ async def write_checkpoint(
 
     async def write(area: WriteArea) -> None:
         await _write_items(area, contents)
-        await _write_step_documents(area, final, contents, started)
+        handlers: Any = {name: item.recorded_as for name, item in contents.items.items()}
+        await write_step_documents(
+            area,
+            final,
+            handlers[""] if contents.flat else handlers,
+            contents.custom_metadata,
+            marker=contents.marker,
+            started=started,
+        )
 
     return await write_attempt(backend, final, write, replace=replace)
 
@@ -128,20 +136,33 @@ async def _write_items(area: WriteArea, contents: Contents) -> None:
     await run_all(one(name, item) for name, item in contents.items.items())
 
 
-async def _write_step_documents(
-    area: WriteArea, final: str, contents: Contents, started: int
+async def write_step_documents(
+    area: WriteArea,
+    final: str,
+    handlers: Any,
+    custom_metadata: Mapping[str, Any] | None,
+    *,
+    marker: bool,
+    started: int,
 ) -> None:
-    handlers: Any = {name: item.recorded_as for name, item in contents.items.items()}
-    if contents.flat:
-        handlers = handlers[""]
+    """Writes what describes the whole checkpoint.
+
+    Args:
+        area: The attempt.
+        final: The prefix the checkpoint will be known by.
+        handlers: The handler string of each item by name, or of the one flat item.
+        custom_metadata: The caller's JSON object.
+        marker: See `Contents`.
+        started: When the save began, in nanoseconds since the epoch.
+    """
     step = StepMetadata(
         item_handlers=handlers,
         init_timestamp_nsecs=started,
         commit_timestamp_nsecs=time.time_ns(),
-        custom_metadata=dict(contents.custom_metadata or {}),
+        custom_metadata=dict(custom_metadata or {}),
     )
     await area.put(STEP_METADATA_FILE, step.to_bytes())
-    if contents.marker:
+    if marker:
         await area.put(ORBAX_MARKER, b"")
     # Orbax decides by this file on stores where it cannot rename; its text is not read.
     await area.put(ORBAX_COMMIT, f"Checkpoint {final} was committed by holdfast\n".encode())

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from holdfast_checkpointer.args import CheckpointArgs
 from holdfast_checkpointer.engine.layout import StoredCheckpoint
 from holdfast_checkpointer.options import Context
+from holdfast_metadata import Node
 from holdfast_storage import ReadArea, WriteArea
 
 
@@ -33,6 +34,11 @@ class ItemRecord:
 
 class StagedItem(abc.ABC):
     """An item whose values can no longer change, ready to be written."""
+
+    @property
+    def tree(self) -> Node | None:
+        """The tree that will be written; None if the item is no PyTree."""
+        return None
 
     @abc.abstractmethod
     async def write(self, area: WriteArea) -> ItemRecord:

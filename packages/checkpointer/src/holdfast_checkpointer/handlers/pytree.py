@@ -20,7 +20,14 @@ from holdfast_checkpointer.bursts import uncollected
 from holdfast_checkpointer.errors import UnsupportedOptionError
 from holdfast_checkpointer.handlers.base import CheckpointHandler, ItemRecord, StagedItem
 from holdfast_checkpointer.handlers.settings import handler_settings
-from holdfast_checkpointer.items.describe import DescribedTree, describe, documents, inline_value
+from holdfast_checkpointer.items.describe import (
+    DescribedTree,
+    describe,
+    documents,
+    encode_documents,
+    inline_value,
+    put_documents,
+)
 from holdfast_checkpointer.items.fetch import fetch
 from holdfast_checkpointer.items.metadata import ArrayMetadata, NumpyMetadata, ScalarMetadata
 from holdfast_checkpointer.items.placing import Placing
@@ -40,20 +47,15 @@ from holdfast_checkpointer.trees.paths import show
 from holdfast_checkpointer.trees.rebuild import rebuild
 from holdfast_checkpointer.trees.select import Selection
 from holdfast_metadata import (
-    DIGESTS_DIR,
     TREE_FILE,
     LeafSpec,
     MetadataError,
+    Node,
     dtype_from_name,
     parse_json,
     require_json,
 )
-from holdfast_metadata.orbax import (
-    ARRAY_METADATA_DIR,
-    ITEM_METADATA_FILE,
-    SHARDING_FILE,
-    STRINGS_FILE,
-)
+from holdfast_metadata.orbax import ITEM_METADATA_FILE
 from holdfast_storage import DamagedCheckpointError, ReadArea, WriteArea
 
 _PROCESS = "process_0"
@@ -286,6 +288,10 @@ class _StagedPyTree(StagedItem):
     handler: str
     custom_metadata: Any
 
+    @property
+    def tree(self) -> Node:
+        return self.described.root
+
     async def write(self, area: WriteArea) -> ItemRecord:
         records = await write_arrays(area.kv_target(), self.arrays, self.options, label=area.label)
         return ItemRecord(self.described.orbax_reason, records)
@@ -297,24 +303,13 @@ class _StagedPyTree(StagedItem):
             raise MetadataError(f"no process wrote the arrays {sorted(missing)[:5]}")
         # Encoding thousands of leaves is work for the CPU: not on the storage loop.
         files = await asyncio.to_thread(self._encode, written)
-        for name, data in files.items():
-            folder, _, file = name.rpartition("/")
-            await (area.child(folder) if folder else area).put(file, data)
+        await put_documents(area, files)
 
     @uncollected()
     def _encode(self, written: Sequence[ArrayRecord]) -> dict[str, bytes]:
-        found = documents(self.described, written, self.handler, self.custom_metadata)
-        files = {
-            TREE_FILE: found.tree.to_bytes(),
-            f"{DIGESTS_DIR}/{_PROCESS}": found.digests.to_bytes(),
-            ITEM_METADATA_FILE: found.metadata.to_bytes(),
-        }
-        if found.array_metadata.entries:
-            files[SHARDING_FILE] = found.shardings.to_bytes()
-            files[f"{ARRAY_METADATA_DIR}/{_PROCESS}"] = found.array_metadata.to_bytes()
-        if found.strings is not None:
-            files[STRINGS_FILE] = found.strings.to_bytes()
-        return files
+        return encode_documents(
+            documents(self.described, written, self.handler, self.custom_metadata)
+        )
 
 
 __all__ = ["PyTreeCheckpointHandler", "StoredItem"]

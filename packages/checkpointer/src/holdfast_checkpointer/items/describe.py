@@ -16,6 +16,8 @@ from holdfast_checkpointer.trees.names import parameter_names
 from holdfast_checkpointer.trees.paths import show, text
 from holdfast_checkpointer.trees.structure import Path, Shape, take_apart
 from holdfast_metadata import (
+    DIGESTS_DIR,
+    TREE_FILE,
     ArrayDigests,
     ChunkDigests,
     CustomNode,
@@ -32,6 +34,10 @@ from holdfast_metadata import (
     decode_scalar,
 )
 from holdfast_metadata.orbax import (
+    ARRAY_METADATA_DIR,
+    ITEM_METADATA_FILE,
+    SHARDING_FILE,
+    STRINGS_FILE,
     ArrayMetadataEntry,
     ArrayMetadataFile,
     ItemEntry,
@@ -41,6 +47,7 @@ from holdfast_metadata.orbax import (
 )
 from holdfast_metadata.orbax.item import DICT_KEY, SEQUENCE_KEY
 from holdfast_metadata.tree import Step, iterate_leaves
+from holdfast_storage import WriteArea
 
 _VALUE_TYPES = {"jax.Array": "jax.Array", "prng_key": "jax.Array", "np.ndarray": "np.ndarray"}
 _VALUE_TYPES |= dict.fromkeys(("int", "float", "bool", "np.generic", "scalar"), "scalar")
@@ -67,6 +74,11 @@ class DescribedTree:
     names: tuple[str, ...]
     orbax_reason: str | None
     rules: tuple[StorageRule, ...] | None = None
+
+    @property
+    def root(self) -> Node:
+        """The tree, its leaves without what writing finds out."""
+        return _node(self.shape, iter([leaf.spec for leaf in self.leaves]))
 
     def arrays(self) -> list[tuple[str, Any]]:
         """What goes into the array store, by name."""
@@ -167,6 +179,31 @@ def documents(
         array_metadata=ArrayMetadataFile(tuple(_array_entry(spec, by_name) for spec in arrays)),
         strings=strings,
     )
+
+
+PROCESS = "process_0"
+
+
+def encode_documents(found: ItemDocuments) -> dict[str, bytes]:
+    """The files of an item's documents, by path within the item."""
+    files = {
+        TREE_FILE: found.tree.to_bytes(),
+        f"{DIGESTS_DIR}/{PROCESS}": found.digests.to_bytes(),
+        ITEM_METADATA_FILE: found.metadata.to_bytes(),
+    }
+    if found.array_metadata.entries:
+        files[SHARDING_FILE] = found.shardings.to_bytes()
+        files[f"{ARRAY_METADATA_DIR}/{PROCESS}"] = found.array_metadata.to_bytes()
+    if found.strings is not None:
+        files[STRINGS_FILE] = found.strings.to_bytes()
+    return files
+
+
+async def put_documents(area: WriteArea, files: Mapping[str, bytes]) -> None:
+    """Stores the files that `encode_documents` made."""
+    for name, data in files.items():
+        folder, _, file = name.rpartition("/")
+        await (area.child(folder) if folder else area).put(file, data)
 
 
 def _complete(spec: LeafSpec, name: str, records: Mapping[str, ArrayRecord]) -> LeafSpec:

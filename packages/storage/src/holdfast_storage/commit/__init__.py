@@ -1,6 +1,6 @@
 """The commit protocol: how an attempt becomes a checkpoint, all of it or none."""
 
-from holdfast_storage.commit.copying import copy_checkpoint, rewrite_checkpoint
+from holdfast_storage.commit.copying import copy_checkpoint, copy_files, rewrite_checkpoint
 from holdfast_storage.commit.decided import DecidedRenameCommit
 from holdfast_storage.commit.heartbeat import heartbeat
 from holdfast_storage.commit.hints import list_hints, remove_hint, write_hint
@@ -18,6 +18,14 @@ from holdfast_storage.commit.opening import (
     reading,
     verify,
 )
+from holdfast_storage.commit.partial import (
+    PartialSession,
+    add_part,
+    close_session,
+    end_session,
+    is_merged,
+    read_session,
+)
 from holdfast_storage.commit.pointer import PointerCommit
 from holdfast_storage.commit.record import StoredRecord, read_record
 from holdfast_storage.commit.rename import RenameCommit
@@ -34,6 +42,7 @@ __all__ = [
     "DecidedRenameCommit",
     "FileReport",
     "Occupant",
+    "PartialSession",
     "PlainArea",
     "PointerCommit",
     "RenameCommit",
@@ -41,9 +50,14 @@ __all__ = [
     "StoredRecord",
     "SweepReport",
     "Transaction",
+    "add_part",
     "carry_through",
+    "close_session",
     "copy_checkpoint",
+    "copy_files",
+    "end_session",
     "heartbeat",
+    "is_merged",
     "list_committed",
     "list_hints",
     "occupant",
@@ -51,6 +65,7 @@ __all__ = [
     "open_plain",
     "read_record",
     "read_records",
+    "read_session",
     "reading",
     "remove_hint",
     "rewrite_checkpoint",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from holdfast_metadata import CommitRecord, ManifestEntry, digest_bytes
 from holdfast_storage import errors, keys
@@ -88,8 +88,8 @@ async def copy_checkpoint(
 
     async def body(area: CommittedArea) -> CommitRecord:
         async def write(staging: StagingArea) -> None:
-            entries = area.manifest.entries
-            await _copy_files(source, area, entries, target, staging, bytes_at_once)
+            paths = {path: path for path in area.manifest.by_path}
+            await copy_files(source, area, target, staging, paths, bytes_at_once=bytes_at_once)
 
         return await write_attempt(target, target_final, write, replace=replace)
 
@@ -129,8 +129,8 @@ async def rewrite_checkpoint(
                 key=area.final,
                 root=backend.root,
             )
-        kept = [entry for entry in area.manifest.entries if keep(entry.path)]
-        await _copy_files(backend, area, kept, backend, staging, bytes_at_once)
+        kept = {path: path for path in area.manifest.by_path if keep(path)}
+        await copy_files(backend, area, backend, staging, kept, bytes_at_once=bytes_at_once)
         for path, data in written.items():
             await staging.put(path, data)
 
@@ -148,32 +148,51 @@ def _refuse_overlap(source: str, target: str) -> None:
         raise ValueError(f"of {source} and {target} one lies in the other; copy to another place")
 
 
-async def _copy_files(
+async def copy_files(
     source: StorageBackend,
     area: CommittedArea,
-    entries: Sequence[ManifestEntry],
     target: StorageBackend,
     staging: StagingArea,
-    bytes_at_once: int,
+    paths: Mapping[str, str],
+    *,
+    bytes_at_once: int = BYTES_AT_ONCE,
+    link: bool = False,
 ) -> None:
+    """Copies files of a checkpoint into an attempt.
+
+    Args:
+        source: Where the checkpoint is.
+        area: The checkpoint.
+        target: Where the attempt is.
+        staging: The attempt.
+        paths: The files to copy, and where each goes.
+        bytes_at_once: How much may be in memory; a larger file goes alone.
+        link: Link them instead where the store can; for a source that is about to go.
+
+    Raises:
+        DamagedCheckpointError: A file is not what was saved, or its copy is not the file.
+    """
     budget = _Budget(bytes_at_once)
     limit = asyncio.Semaphore(max(1, min(source.hints.max_concurrency, 16)))
     prefix = keys.join(area.final, area.record.data)
 
     async def copy(entry: ManifestEntry) -> None:
         async with limit:
+            key, path = keys.join(prefix, entry.path), paths[entry.path]
+            if link and source is target and await staging.link(path, key, entry):
+                return
             taken = await budget.take(entry.size)
             try:
-                data = await read_checked(source, keys.join(prefix, entry.path), entry)
-                await staging.put(entry.path, data)
-                await _compare(target, staging, entry.path, data)
+                data = await read_checked(source, key, entry)
+                await staging.put(path, data)
+                await _compare(target, staging, path, data)
             finally:
                 await budget.give(taken)
 
     try:
         async with asyncio.TaskGroup() as group:
-            for entry in entries:
-                group.create_task(copy(entry))
+            for path in paths:
+                group.create_task(copy(area.manifest.by_path[path]))
     except* errors.StorageError as failed:
         raise failed.exceptions[0] from None
 

@@ -15,11 +15,14 @@ INNER_PREFIX = "attempt-"
 CLOCK_PREFIX = ".holdfast-clock-"
 PROBE_PREFIX = ".holdfast-probe-"
 PASSING_PREFIXES = (CLOCK_PREFIX, PROBE_PREFIX)  # empty objects that exist for a moment
+PARTIAL_SUFFIX = ".partial"
 EXPECTS = "expects"  # in a staged record: the attempt that a replacement means to displace
 OURS = (COMMIT_FILE, MANIFEST_FILE)
 _HIDDEN = re.compile(
     r"\.(?P<leaf>.+)\.(?P<kind>attempt|dead|displaced|retired)-(?P<attempt>[0-9a-f]{32})(-[0-9a-f]+)?"
 )
+
+_PARTIAL = re.compile(rf"\.(?P<leaf>.+){re.escape(PARTIAL_SUFFIX)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,17 @@ def hidden(final: str, kind: str, attempt: str, *, unique: bool = False) -> str:
 def decision(final: str) -> str:
     """The hidden sibling object that decides where a rename cannot."""
     return keys.join(keys.parent(final), f".{keys.leaf(final)}.commit")
+
+
+def partial(final: str) -> str:
+    """The hidden sibling folder in which a final's parts are saved."""
+    return keys.join(keys.parent(final), f".{keys.leaf(final)}{PARTIAL_SUFFIX}")
+
+
+def parse_partial(name: str) -> str | None:
+    """The leaf whose parts a hidden folder holds, or None if it is none of those."""
+    found = _PARTIAL.fullmatch(name)
+    return found["leaf"] if found else None
 
 
 def parse_hidden(name: str) -> HiddenName | None:

@@ -19,6 +19,7 @@ from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
 from holdfast_storage.commit import layout
 from holdfast_storage.commit.occupancy import occupant
+from holdfast_storage.commit.partial import read_session
 from holdfast_storage.commit.record import StoredRecord, read_record
 from holdfast_storage.streaming import PIECE_BYTES, digest_object
 from holdfast_storage.values import KvTarget
@@ -278,6 +279,11 @@ async def _not_found(
     if await _has_attempt(backend, final):
         return errors.UnfinishedCheckpointError(
             "a save was begun here and never committed", **where
+        )
+    if final and (await read_session(backend, final)).begun:
+        return errors.UnfinishedCheckpointError(
+            "parts of a checkpoint were saved here and not finalized: call partial.finalize",
+            **where,
         )
     inside = await _checkpoints_inside(backend, final)
     if inside:

@@ -61,6 +61,25 @@ class StagingArea:
             self._top._files[path] = ManifestEntry(path, len(data), digest_bytes(data))
         await self._backend.put(key, data, durable=False)
 
+    async def link(self, name: str, source: str, entry: ManifestEntry) -> bool:
+        """Stores a file by linking an object that is on the store already.
+
+        Args:
+            name: Where in this scope.
+            source: The object's key.
+            entry: Its size and digest.
+
+        Returns:
+            False, with nothing done, where the store cannot.
+        """
+        key = self._key(name)
+        if not await self._backend.link(source, key):
+            return False
+        path = keys.relative(key, self._top._prefix)
+        with self._top._lock:
+            self._top._files[path] = ManifestEntry(path, entry.size, entry.digest)
+        return True
+
     async def get(self, name: str) -> bytes:
         """Reads back what was put."""
         return await self._backend.get(self._key(name))

@@ -21,7 +21,7 @@ from holdfast_metadata import (
 )
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
-from holdfast_storage.commit import identity, layout
+from holdfast_storage.commit import identity, layout, partial
 from holdfast_storage.commit.record import StoredRecord, read_record
 from holdfast_storage.commit.strategy import SweepReport
 from holdfast_storage.values import IfAbsent, Listing
@@ -89,8 +89,31 @@ class Sweeper:
                 self._removed.append(info.key)
 
     async def _sweep_prefix(self, prefix: str) -> None:
-        if not keys.leaf(prefix).startswith("."):
+        leaf = layout.parse_partial(keys.leaf(prefix))
+        if leaf is not None:
+            await self._sweep_partial(prefix, keys.join(keys.parent(prefix), leaf))
+        elif not keys.leaf(prefix).startswith("."):
             await self._sweep_final(prefix)
+
+    async def _sweep_partial(self, folder: str, final: str) -> None:
+        """Gives up parts that nobody touched for a week, and clears away those that are merged."""
+        ttl = await partial.ttl_of(self._backend, folder)
+        if ttl is None:
+            self._spared.append((folder, "it carries no mark of holdfast"))
+            return
+        session = await partial.read_session(self._backend, final)
+        ended = session.last > 0 and session.last == session.began
+        limit = self._older_than if ended else max(self._older_than, ttl)
+        found = [info.modified async for info in self._backend.walk(folder)]
+        if found and await self._clock.age(max(found)) < limit:
+            self._spared.append((folder, "parts of a checkpoint that is not finalized yet"))
+            return
+        if ended:
+            await partial.clear_session(self._backend, final)
+        else:
+            await partial.end_session(self._backend, session)
+        if len([info async for info in self._backend.walk(folder)]) < len(found):
+            self._removed.append(folder)
 
     async def _sweep_final(self, final: str) -> None:
         listing = await self._backend.children(final)

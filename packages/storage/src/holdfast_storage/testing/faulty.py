@@ -169,6 +169,12 @@ class FaultyBackend(StorageBackend):
         """See `StorageBackend.exchange_prefix`."""
         await self._numbered("exchange", first, lambda: self._inner.exchange_prefix(first, second))
 
+    async def link(self, source: str, destination: str) -> bool:
+        """See `StorageBackend.link`."""
+        return await self._numbered(
+            "link", destination, lambda: self._inner.link(source, destination)
+        )
+
     async def sync_prefix(self, prefix: str) -> None:
         """See `StorageBackend.sync_prefix`."""
         await self._numbered("sync", prefix, lambda: self._inner.sync_prefix(prefix))
