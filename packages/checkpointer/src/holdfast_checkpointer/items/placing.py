@@ -78,6 +78,7 @@ class Places:
         self._placing = placing
         self._devices = jax.devices()
         self._moved: list[str] = []
+        self._held: dict[np.dtype[Any], np.dtype[Any]] = {}
 
     def of(self, want: Want) -> place.Placement:
         """The placement of one leaf.
@@ -134,8 +135,10 @@ class Places:
         Raises:
             PlacementError: It would; the message says what can be done.
         """
-        with x64_as(self._placing.x64):
-            held = jax.dtypes.canonicalize_dtype(dtype)
+        held = self._held.get(dtype)
+        if held is None:
+            with x64_as(self._placing.x64):
+                held = self._held[dtype] = np.dtype(jax.dtypes.canonicalize_dtype(dtype))
         if held != dtype:
             raise PlacementError(
                 f"{show(want.path)} is {dtype}, which JAX would silently make {held}: set "
