@@ -257,21 +257,48 @@ def test_what_cannot_be_registered_is_refused():
         a.get_registered_handler_cls(a.CheckpointArgs())
 
 
-def test_a_registry_answers_by_item_then_for_any():
+def test_a_registry_answers_for_exactly_an_item_and_a_class_of_arguments():
     registry = hf.DefaultCheckpointHandlerRegistry()
+    assert registry.get_all_entries() == {}
     mine = hf.JsonCheckpointHandler("mine")
     registry.add("config", a.JsonSave, mine)
+    registry.add(None, a.JsonSave)
     assert registry.get("config", a.JsonSave(1)) is mine
-    assert isinstance(registry.get("other", a.JsonSave), hf.JsonCheckpointHandler)
-    assert registry.has("other", a.StandardSave)
+    assert isinstance(registry.get(None, a.JsonSave), hf.JsonCheckpointHandler)
+    assert registry.has("config", a.JsonSave(1))
+    assert not registry.has("other", a.JsonSave)
+    with pytest.raises(hf.errors.NoEntryError, match="item 'other' and JsonSave"):
+        registry.get("other", a.JsonSave)
+    with pytest.raises(hf.errors.NoEntryError, match="item 'config' and JsonRestore"):
+        registry.get("config", a.JsonRestore)
+    assert set(registry.get_all_entries()) == {("config", a.JsonSave), (None, a.JsonSave)}
+    copied = hf.DefaultCheckpointHandlerRegistry(registry)
+    copied.add("more", a.JsonSave, mine)
+    assert copied.get("config", a.JsonSave) is mine
+    assert not registry.has("more", a.JsonSave)
+
+
+def test_what_a_registry_cannot_hold_is_refused():
+    registry = hf.DefaultCheckpointHandlerRegistry()
+    registry.add("config", a.JsonSave)
     with pytest.raises(hf.errors.AlreadyExistsError, match="'config' has a handler for JsonSave"):
-        registry.add("config", a.JsonSave, mine)
-    empty = hf.CheckpointHandlerRegistry()
-    with pytest.raises(hf.errors.NoEntryError, match="no handler is registered for item 'x'"):
-        empty.get("x", a.JsonSave)
-    empty.add("x", a.JsonSave)
-    assert isinstance(empty.get("x", a.JsonSave), hf.JsonCheckpointHandler)
-    assert hf.CheckpointHandlerRegistry(empty).has("x", a.JsonSave)
+        registry.add("config", a.JsonSave, hf.JsonCheckpointHandler)
+
+    class Unregistered(a.CheckpointArgs):
+        pass
+
+    class Needy(hf.JsonCheckpointHandler):
+        def __init__(self, needed):
+            super().__init__(needed)
+
+    with pytest.raises(ValueError, match="no handler is registered for Unregistered"):
+        registry.add("x", Unregistered)
+    with pytest.raises(ValueError, match="Needy cannot be made without arguments"):
+        registry.add("x", a.JsonSave, Needy)
+    with pytest.raises(TypeError, match=r"expected a CheckpointHandler, got int.*'save'"):
+        registry.add("x", a.JsonSave, 3)
+    with pytest.raises(ValueError, match="object has no registered arguments"):
+        hf.create_default_handler_registry(x=object())
 
 
 def test_a_registry_gives_a_composite_its_handlers(place):

@@ -25,8 +25,9 @@ from holdfast_checkpointer.functions import (
     verify,
 )
 from holdfast_checkpointer.handlers.array import ArrayCheckpointHandler
-from holdfast_checkpointer.handlers.base import CheckpointHandler
+from holdfast_checkpointer.handlers.base import AsyncCheckpointHandler, CheckpointHandler
 from holdfast_checkpointer.handlers.composite import CompositeCheckpointHandler
+from holdfast_checkpointer.handlers.constructor_options import CompositeOptions
 from holdfast_checkpointer.handlers.json import JsonCheckpointHandler
 from holdfast_checkpointer.handlers.proto import ProtoCheckpointHandler
 from holdfast_checkpointer.handlers.pytree import PyTreeCheckpointHandler
@@ -51,6 +52,7 @@ PLACEHOLDER = ...
 __all__ = [
     "PLACEHOLDER",
     "ArrayCheckpointHandler",
+    "AsyncCheckpointHandler",
     "AsyncCheckpointer",
     "AsyncResponse",
     "CheckpointHandler",
@@ -58,6 +60,7 @@ __all__ = [
     "CheckpointMetadata",
     "Checkpointer",
     "CompositeCheckpointHandler",
+    "CompositeOptions",
     "Context",
     "DefaultCheckpointHandlerRegistry",
     "JaxRandomKeyCheckpointHandler",

@@ -358,12 +358,16 @@ class Composite(CheckpointArgs, Mapping[str, Any]):
         return Composite(**{**self._items, **other})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _composite, (dict(self._items),)
+        return _composite, (type(self), dict(self._items))
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value!r}" for name, value in self._items.items())
-        return f"Composite({shown})"
+        return f"{type(self).__name__}({shown})"
 
 
-def _composite(items: Mapping[str, Any]) -> Composite:
-    return Composite(**items)
+class CompositeItemMetadata(Composite):
+    """What the items of a checkpoint say of themselves, by name; None for one that says nothing."""
+
+
+def _composite(kind: type[Composite], items: Mapping[str, Any]) -> Composite:
+    return kind(**items)

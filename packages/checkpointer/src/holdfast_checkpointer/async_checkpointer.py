@@ -12,7 +12,6 @@ from holdfast_checkpointer.checkpointer import Checkpointer
 from holdfast_checkpointer.checkpointer_options import instance_options
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.saving import refuse_if_taken
-from holdfast_checkpointer.handlers.base import CheckpointHandler
 from holdfast_storage.loop import get_loop
 
 
@@ -52,9 +51,11 @@ class AsyncCheckpointer(Checkpointer):
         {'w': array([1., 1.])}
     """
 
+    _prefers_async_save = True
+
     def __init__(
         self,
-        handler: CheckpointHandler,
+        handler: Any,
         timeout_secs: float | None = None,
         *,
         async_options: options.AsyncOptions | None = None,

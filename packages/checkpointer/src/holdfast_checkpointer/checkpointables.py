@@ -24,6 +24,7 @@ from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.saving import (
     Contents,
     refuse_several_processes,
+    start_save,
     write_checkpoint,
 )
 from holdfast_checkpointer.functions import check_custom_metadata, metadata
@@ -95,7 +96,8 @@ def save_checkpointables_async(
             backend, final, contents, replace=overwrite, atomicity=chosen.atomicity.mode
         )
 
-    return AsyncResponse(
+    return start_save(
+        contents,
         write(),
         what=f"the save to {path}",
         deadline=chosen.asynchronous.timeout_secs,

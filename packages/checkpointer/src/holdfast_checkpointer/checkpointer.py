@@ -6,22 +6,22 @@ import logging
 from collections.abc import Mapping
 from os import PathLike
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from holdfast_checkpointer import options
 from holdfast_checkpointer.checkpointer_options import instance_options
-from holdfast_checkpointer.engine.arguments import build_arguments
+from holdfast_checkpointer.engine.desk import attended
 from holdfast_checkpointer.engine.layout import StoredCheckpoint, read_checkpoint
 from holdfast_checkpointer.engine.names import check_final
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.saving import (
     Contents,
     refuse_several_processes,
+    start_save,
     write_checkpoint,
 )
 from holdfast_checkpointer.functions import check_custom_metadata
-from holdfast_checkpointer.handlers.base import CheckpointHandler
-from holdfast_checkpointer.handlers.registry import get_registered_args_cls
+from holdfast_checkpointer.handlers.foreign.handler import driven
 from holdfast_checkpointer.metadata import StepMetadata, describe_step
 
 _log = logging.getLogger(__name__)
@@ -34,7 +34,8 @@ class Checkpointer:
     the item lies in the checkpoint itself.
 
     Args:
-        handler: What to save, for example `StandardCheckpointHandler()`.
+        handler: What to save, for example `StandardCheckpointHandler()`; or a handler written
+            against Orbax's protocol, with `save` and `restore` on a directory.
         multiprocessing_options: See `options.MultiprocessingOptions`.
         file_options: See `options.FileOptions`.
         atomicity_options: See `options.AtomicityOptions`.
@@ -44,7 +45,8 @@ class Checkpointer:
             win over them.
 
     Raises:
-        TypeError: The handler or an option is not of its class.
+        TypeError: It is no handler, and the message says what it lacks; or an option is not
+            of its class.
         UnsupportedOptionError: An option has no meaning here.
 
     Example:
@@ -55,9 +57,11 @@ class Checkpointer:
         {'w': array([1., 1.])}
     """
 
+    _prefers_async_save: ClassVar[bool] = False
+
     def __init__(
         self,
-        handler: CheckpointHandler,
+        handler: Any,
         *,
         multiprocessing_options: options.MultiprocessingOptions | None = None,
         file_options: options.FileOptions | None = None,
@@ -66,8 +70,7 @@ class Checkpointer:
         temporary_path_class: Any = None,
         context: options.Context | None = None,
     ) -> None:
-        if not isinstance(handler, CheckpointHandler):
-            raise TypeError(f"a handler is a CheckpointHandler, got {type(handler).__name__}")
+        self._driven = driven(handler, asynchronous=self._prefers_async_save)
         self._groups = instance_options(
             multiprocessing_options=multiprocessing_options,
             file_options=file_options,
@@ -80,7 +83,7 @@ class Checkpointer:
         self._closed = False
 
     @property
-    def handler(self) -> CheckpointHandler:
+    def handler(self) -> Any:
         """The handler given at construction."""
         return self._handler
 
@@ -127,15 +130,16 @@ class Checkpointer:
         check_final(final)
         if custom_metadata is not None:
             check_custom_metadata(custom_metadata)
-        args = build_arguments(get_registered_args_cls(self._handler)[0], positional, keyword)
-        contents = Contents(self._handler.stage_all(args, chosen), custom_metadata)
+        args = self._driven.arguments(positional, keyword, save=True)
+        contents = Contents(self._driven.stage_all(args, chosen), custom_metadata)
 
         async def write() -> None:
             await write_checkpoint(
                 backend, final, contents, replace=force, atomicity=chosen.atomicity.mode
             )
 
-        return AsyncResponse(
+        return start_save(
+            contents,
             write(),
             what=f"the save to {directory}",
             deadline=chosen.asynchronous.timeout_secs,
@@ -163,17 +167,17 @@ class Checkpointer:
         self._check_open()
         chosen = self._options()
         backend, final = chosen.locate(directory)
-        args = build_arguments(get_registered_args_cls(self._handler)[1], positional, keyword)
-        request = self._handler.prepare(args)
+        args = self._driven.arguments(positional, keyword, save=False)
+        request = self._driven.prepare(args)
 
         async def body(stored: StoredCheckpoint) -> Any:
-            return await self._handler.fetch_all(stored, request, chosen)
+            return await self._driven.fetch_all(stored, request, chosen)
 
-        return AsyncResponse(
+        return attended(
             read_checkpoint(backend, final, body),
             what=f"the restore from {directory}",
             deadline=chosen.asynchronous.timeout_secs,
-        ).result()
+        )
 
     def metadata(self, directory: str | PathLike[str]) -> StepMetadata:
         """Describes a checkpoint without reading arrays and without touching devices.
@@ -187,19 +191,19 @@ class Checkpointer:
         backend, final = chosen.locate(directory)
 
         async def body(stored: StoredCheckpoint) -> StepMetadata:
-            return await describe_step(stored, self._handler)
+            return await describe_step(stored, self._driven)
 
-        return AsyncResponse(
+        return attended(
             read_checkpoint(backend, final, body),
             what=f"the description of {directory}",
             deadline=chosen.asynchronous.timeout_secs,
-        ).result()
+        )
 
     def close(self) -> None:
         """Closes the handler; afterwards the checkpointer refuses to work."""
         if not self._closed:
             self._closed = True
-            self._handler.close()
+            self._driven.close()
 
     def __enter__(self) -> Self:
         return self

@@ -70,6 +70,18 @@ class PlacementError(HoldfastError, ValueError):
     """An array cannot be put where it was asked for, or where it was; says what would do."""
 
 
+class NotFinalizedError(HoldfastError, FileNotFoundError, ValueError):
+    """A handler saved into this folder, and its `finalize` has not been called since."""
+
+
+class UnsavableFileError(HoldfastError, ValueError):
+    """A handler left something in its folder that cannot be part of a checkpoint."""
+
+
+class SpoolFullError(HoldfastError, OSError):
+    """A handler's files are more than the spool may hold; nothing was committed or restored."""
+
+
 class AlreadyExistsError(HoldfastError, ValueError):
     """Something is registered under that name or for those arguments already."""
 

@@ -23,6 +23,7 @@ from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.saving import (
     Contents,
     refuse_several_processes,
+    start_save,
     write_checkpoint,
 )
 from holdfast_checkpointer.engine.verification import VerifyReport, verify_checkpoint
@@ -121,7 +122,8 @@ def save_async(
             backend, final, contents, replace=overwrite, atomicity=chosen.atomicity.mode
         )
 
-    return AsyncResponse(
+    return start_save(
+        contents,
         write(),
         what=f"the save to {path}",
         deadline=chosen.asynchronous.timeout_secs,

@@ -41,8 +41,9 @@ if TYPE_CHECKING:
         verify,
     )
     from holdfast_checkpointer.handlers.array import ArrayCheckpointHandler
-    from holdfast_checkpointer.handlers.base import CheckpointHandler
+    from holdfast_checkpointer.handlers.base import AsyncCheckpointHandler, CheckpointHandler
     from holdfast_checkpointer.handlers.composite import CompositeCheckpointHandler
+    from holdfast_checkpointer.handlers.constructor_options import CompositeOptions
     from holdfast_checkpointer.handlers.json import JsonCheckpointHandler
     from holdfast_checkpointer.handlers.proto import ProtoCheckpointHandler
     from holdfast_checkpointer.handlers.pytree import PyTreeCheckpointHandler
@@ -69,6 +70,7 @@ PLACEHOLDER: types.EllipsisType = ...
 # those, the interpreter reads these, and a test compares the two.
 _SOURCES = {
     "ArrayCheckpointHandler": "holdfast_checkpointer.handlers.array",
+    "AsyncCheckpointHandler": "holdfast_checkpointer.handlers.base",
     "AsyncCheckpointer": "holdfast_checkpointer.async_checkpointer",
     "AsyncResponse": "holdfast_checkpointer.engine.response",
     "CheckpointHandler": "holdfast_checkpointer.handlers.base",
@@ -76,6 +78,7 @@ _SOURCES = {
     "CheckpointMetadata": "holdfast_checkpointer.metadata",
     "Checkpointer": "holdfast_checkpointer.checkpointer",
     "CompositeCheckpointHandler": "holdfast_checkpointer.handlers.composite",
+    "CompositeOptions": "holdfast_checkpointer.handlers.constructor_options",
     "Context": "holdfast_checkpointer.options",
     "DefaultCheckpointHandlerRegistry": "holdfast_checkpointer.handlers.registry",
     "JaxRandomKeyCheckpointHandler": "holdfast_checkpointer.handlers.random_key",
@@ -122,6 +125,7 @@ _SUBMODULES = frozenset({"args", "checkpoint_utils", "errors", "options", "parti
 __all__ = [
     "PLACEHOLDER",
     "ArrayCheckpointHandler",
+    "AsyncCheckpointHandler",
     "AsyncCheckpointer",
     "AsyncResponse",
     "CheckpointHandler",
@@ -129,6 +133,7 @@ __all__ = [
     "CheckpointMetadata",
     "Checkpointer",
     "CompositeCheckpointHandler",
+    "CompositeOptions",
     "Context",
     "DefaultCheckpointHandlerRegistry",
     "JaxRandomKeyCheckpointHandler",

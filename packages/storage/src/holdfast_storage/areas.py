@@ -37,6 +37,10 @@ class WriteArea(Protocol):
         """
         ...
 
+    async def files(self) -> Mapping[str, int]:
+        """Every file below this scope by now, at any depth, with its size."""
+        ...
+
 
 @runtime_checkable
 class ReadArea(Protocol):

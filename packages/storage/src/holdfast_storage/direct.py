@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from holdfast_storage import keys
 from holdfast_storage.backend import StorageBackend
 from holdfast_storage.values import KvTarget
@@ -34,6 +36,15 @@ class DirectArea:
     def local_path(self) -> str | None:
         """See `WriteArea.local_path`."""
         return self._backend.local_path(self._prefix)
+
+    async def files(self) -> Mapping[str, int]:
+        """See `WriteArea.files`."""
+        walked = self._backend.walk(self._prefix)
+        return {keys.relative(info.key, self._prefix): info.size async for info in walked}
+
+    async def delete(self, name: str) -> None:
+        """Removes a file; succeeds if it is absent."""
+        await self._backend.delete(self._key(name))
 
     async def sync(self) -> None:
         """Makes everything below this scope durable."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
 from holdfast_metadata import Digester
 from holdfast_storage import errors
 from holdfast_storage.backend import StorageBackend
@@ -32,3 +36,30 @@ async def digest_object(backend: StorageBackend, key: str, size: int) -> str:
             )
         digester.update(data)
     return digester.digest()
+
+
+class ByteBudget:
+    """Bytes that may be in memory at once; one object larger than all of it goes alone.
+
+    Args:
+        limit: How many.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+        self._freed = asyncio.Condition()
+
+    @contextlib.asynccontextmanager
+    async def taking(self, size: int) -> AsyncIterator[None]:
+        """Waits until `size` bytes are free and holds them for the block."""
+        taken = min(size, self._limit)
+        async with self._freed:
+            await self._freed.wait_for(lambda: self._used + taken <= self._limit)
+            self._used += taken
+        try:
+            yield
+        finally:
+            async with self._freed:
+                self._used -= taken
+                self._freed.notify_all()

@@ -196,6 +196,10 @@ class AsyncResponse(Generic[T]):
 
         self._future.add_done_callback(settled)
 
+    def add_done_callback(self, callback: Callable[[], None]) -> None:
+        """Calls `callback` when the work has ended, well or not, in whichever thread it does."""
+        self._future.add_done_callback(lambda _: callback())
+
     def __await__(self) -> Generator[Any, None, T]:
         """Waits without blocking the running event loop."""
         try:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
 from holdfast_checkpointer.concurrency import run_all
+from holdfast_checkpointer.engine.desk import Desk
 from holdfast_checkpointer.engine.names import ORBAX_COMMIT, ORBAX_MARKER
+from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.errors import UnsupportedOptionError
 from holdfast_checkpointer.handlers.base import Item
 from holdfast_checkpointer.options import AtomicityMode, Context
@@ -24,6 +26,7 @@ from holdfast_storage import (
 )
 from holdfast_storage.commit import occupant, write_attempt
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -62,6 +65,20 @@ def refuse_several_processes(context: Context | None = None) -> None:
         )
     if context is not None:
         context.multiprocessing.check_against(jax.process_count())
+
+
+def start_save(contents: Contents, write: Coroutine[Any, Any, T], **about: Any) -> AsyncResponse[T]:
+    """Starts to write in the background; returns once no item needs the caller any more.
+
+    Args:
+        contents: What is written.
+        write: The work, not started.
+        **about: Further arguments of `AsyncResponse`.
+    """
+    with Desk(sum(item.staged.calls for item in contents.items.values())) as desk:
+        response = AsyncResponse(write, **about)
+        desk.attend(response)
+    return response
 
 
 async def write_checkpoint(
@@ -133,7 +150,11 @@ async def _write_items(area: WriteArea, contents: Contents) -> None:
         record = await item.staged.write(scope)
         await item.staged.finish(scope, [record])
 
-    await run_all(one(name, item) for name, item in contents.items.items())
+    try:
+        await run_all(one(name, item) for name, item in contents.items.items())
+    finally:
+        for item in contents.items.values():
+            await item.staged.discard()
 
 
 async def write_step_documents(

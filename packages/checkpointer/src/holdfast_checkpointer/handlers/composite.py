@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast_checkpointer.args import Composite
+from holdfast_checkpointer.args import Composite, CompositeItemMetadata
+from holdfast_checkpointer.concurrency import run_all
 from holdfast_checkpointer.engine.layout import StoredCheckpoint
-from holdfast_checkpointer.engine.names import METRICS, check_item_name
-from holdfast_checkpointer.handlers.base import CheckpointHandler, Item, StagedItem
+from holdfast_checkpointer.engine.names import METRICS, ORBAX_TEMPORARY
+from holdfast_checkpointer.handlers.base import (
+    CheckpointHandler,
+    Item,
+    StagedItem,
+    engine_methods,
+)
+from holdfast_checkpointer.handlers.constructor_options import CompositeOptions, check_group
+from holdfast_checkpointer.handlers.foreign.folders import UNFINALIZED
+from holdfast_checkpointer.handlers.foreign.handler import driven
+from holdfast_checkpointer.handlers.item_handlers import ItemHandlers
 from holdfast_checkpointer.handlers.json import JsonCheckpointHandler
 from holdfast_checkpointer.handlers.parts import StagedParts
 from holdfast_checkpointer.handlers.pytree import PyTreeCheckpointHandler
 from holdfast_checkpointer.handlers.registry import (
-    CheckpointHandlerRegistry,
+    DefaultCheckpointHandlerRegistry,
     builtin_handlers,
-    get_registered_args_cls,
-    get_registered_handler_cls,
     handler_class_for,
 )
 from holdfast_checkpointer.options import Context
@@ -41,23 +47,28 @@ class _Request:
 
     items: Mapping[str, tuple[CheckpointHandler, Any] | None] | None
     known: Mapping[str, tuple[CheckpointHandler, Any]]
-    defaults: Mapping[type[CheckpointHandler], tuple[CheckpointHandler, Any]]
+    defaults: Mapping[type, tuple[CheckpointHandler, Any]]
 
 
+@engine_methods
 class CompositeCheckpointHandler(CheckpointHandler):
     """Saves several items at once; the checkpoint has all of them or is not there.
 
     An item's handler is the one given here, else the one in the registry, else the one
     registered for its arguments; the first use fixes it. All items share the checkpoint's one
-    commit.
+    commit. One handler may run several saves at once.
 
     Args:
         *item_names: Items whose handlers follow from their arguments.
-        handler_registry: Handlers by item and arguments, instead of names and handlers.
-        **items_and_handlers: Items with their handlers.
+        composite_options: See `CompositeOptions`.
+        handler_registry: Handlers by item and arguments, instead of names and handlers. It is
+            copied.
+        **items_and_handlers: Items with their handlers, of holdfast's or written against Orbax's
+            protocol.
 
     Raises:
         ValueError: A registry is given together with names or handlers, or a name is none.
+        TypeError: A handler is none.
 
     Example:
         >>> import holdfast as hf, numpy as np
@@ -83,49 +94,14 @@ class CompositeCheckpointHandler(CheckpointHandler):
     def __init__(
         self,
         *item_names: str,
-        handler_registry: CheckpointHandlerRegistry | None = None,
-        **items_and_handlers: CheckpointHandler | None,
+        composite_options: CompositeOptions | None = None,
+        handler_registry: DefaultCheckpointHandlerRegistry | None = None,
+        **items_and_handlers: Any,
     ) -> None:
         if handler_registry is not None and (item_names or items_and_handlers):
             raise ValueError("give a handler_registry, or item names and handlers, not both")
-        self._registry = handler_registry or CheckpointHandlerRegistry()
-        self._lock = threading.Lock()
-        self._fixed: dict[str, CheckpointHandler] = {}
-        self._names = {check_item_name(name) for name in (*item_names, *items_and_handlers)}
-        for name, handler in items_and_handlers.items():
-            if handler is not None:
-                if not isinstance(handler, CheckpointHandler):
-                    raise TypeError(
-                        f"item {name!r}: expected a CheckpointHandler, got {type(handler).__name__}"
-                    )
-                self._fixed[name] = handler
-        for (item, _), handler in self._registry.get_all_entries().items():
-            if item is not None:
-                self._fixed.setdefault(check_item_name(item), handler)
-
-    def _handler_for(self, name: str, args: Any) -> CheckpointHandler:
-        """The handler of an item, fixed by its first use.
-
-        Raises:
-            ValueError: The arguments are not for the item's handler, or are None and no
-                handler is known.
-        """
-        check_item_name(name)
-        if self._names and name not in self._names:
-            raise ValueError(
-                f"item {name!r} is not one of this handler's: {', '.join(sorted(self._names))}"
-            )
-        with self._lock:
-            if args is not None and self._registry.has(name, args):
-                return self._fixed.setdefault(name, self._registry.get(name, args))
-            handler = self._fixed.get(name)
-            if handler is None:
-                if args is None:
-                    raise ValueError(
-                        f"item {name!r} was given None and has no handler yet: pass its arguments"
-                    )
-                handler = self._fixed[name] = get_registered_handler_cls(args)()
-            return handler
+        check_group("composite_options", composite_options, CompositeOptions)
+        self._items = ItemHandlers(item_names, handler_registry, items_and_handlers)
 
     def stage(self, args: Any, context: Context) -> StagedItem:
         """See `stage_all`; for a composite inside another."""
@@ -146,21 +122,19 @@ class CompositeCheckpointHandler(CheckpointHandler):
         for name, given in sorted(args.items()):
             if given is None:
                 raise ValueError(f"item {name!r}: there is nothing to save in None; leave it out")
-            handler = self._handler_for(name, given)
-            _check_args(name, handler, given, save=True)
+            handler = self._items.choose(name, given, save=True)
             with _about(name):
-                found[name] = Item(handler.stage(given, context), handler.typestr())
+                found[name] = Item(handler.stage(given, context), handler.recorded())
         return found
 
     def prepare(self, args: Any) -> _Request:
         """Prepares what is asked for, and defaults for what the checkpoint will name."""
         items = {}
         for name, given in (args or {}).items():
-            handler = self._handler_for(name, given)
-            if given is None:
-                given = get_registered_args_cls(handler)[1]()
-            _check_args(name, handler, given, save=False)
+            handler = self._items.choose(name, given, save=False)
             with _about(name):
+                if given is None:
+                    given = _default_arguments(handler)
                 items[name] = (handler, handler.prepare(given))
         if items:
             return _Request(items, {}, {})
@@ -174,11 +148,18 @@ class CompositeCheckpointHandler(CheckpointHandler):
     def _request(
         self, items: Mapping[str, tuple[CheckpointHandler, Any] | None] | None
     ) -> _Request:
+        fixed = self._items.fixed()
         return _Request(
             items,
-            {name: found for name, handler in self._fixed.items() if (found := _default(handler))},
+            {name: found for name, handler in fixed.items() if (found := _default(handler))},
             {kind: found for kind in builtin_handlers() if (found := _default(kind()))},
         )
+
+    def reads(self, stored: StoredCheckpoint, request: _Request) -> list[str]:
+        """See `CheckpointHandler.reads`."""
+        if request.items is not None:
+            return sorted(set(request.items) & set(stored.items))
+        return [name for name in stored.items if name]
 
     async def fetch(self, area: ReadArea, request: Any, context: Context) -> Any:
         """Not for a part: a composite item is read through its checkpoint."""
@@ -200,13 +181,11 @@ class CompositeCheckpointHandler(CheckpointHandler):
             stored.require_item(name)
         wanted = {
             name: await _resolve(stored, name, request) if found is None else found
-            for name, found in asked.items()
+            for name, found in sorted(asked.items())
         }
-        values = await asyncio.gather(
-            *(
-                handler.fetch(stored.item_area(name), prepared, context)
-                for name, (handler, prepared) in wanted.items()
-            )
+        values = await run_all(
+            handler.fetch(stored.item_area(name), prepared, context)
+            for name, (handler, prepared) in wanted.items()
         )
         return Composite(**dict(zip(wanted, values, strict=True)))
 
@@ -214,11 +193,12 @@ class CompositeCheckpointHandler(CheckpointHandler):
         """Items describe themselves, one by one."""
         return None
 
-    async def describe_all(self, stored: StoredCheckpoint) -> Composite:
+    async def describe_all(self, stored: StoredCheckpoint) -> CompositeItemMetadata:
         """What the items of a checkpoint say of themselves; None for one that says nothing.
 
         Raises:
-            ValueError: The checkpoint has no items: another handler saved it.
+            ValueError: The checkpoint has no items, for another handler saved it; or an item is
+                still being saved.
         """
         if stored.flat:
             raise ValueError(
@@ -226,29 +206,49 @@ class CompositeCheckpointHandler(CheckpointHandler):
                 f"{stored.recorded_handler('') or 'a handler that is not recorded'}"
             )
         names = [name for name in stored.items if name]
-        found = await asyncio.gather(*(self._describe_one(stored, name) for name in names))
-        return Composite(**dict(zip(names, found, strict=True)))
+        for name in names:
+            if ORBAX_TEMPORARY in name or UNFINALIZED in await stored.item_area(name).names():
+                raise ValueError(
+                    f"item {name!r} in {stored.area.label} is a temporary one: call finalize() "
+                    "before metadata()"
+                )
+        found = await run_all(self._describe_one(stored, name) for name in names)
+        return CompositeItemMetadata(**dict(zip(names, found, strict=True)))
 
     async def _describe_one(self, stored: StoredCheckpoint, name: str) -> Any:
-        handler = self._fixed.get(name)
+        handler = self._items.fixed().get(name)
         if handler is None:
             kind = await _recorded_class(stored, name)
-            handler = None if kind is None else kind()
+            handler = None if kind is None else driven(kind())
         try:
             return None if handler is None else await handler.describe_item(stored.item_area(name))
-        except NotImplementedError:
+        except (NotImplementedError, FileNotFoundError):
             return None
 
     def close(self) -> None:
         """Closes every item's handler."""
-        for handler in self._fixed.values():
+        for handler in self._items.all():
             handler.close()
+
+
+def _default_arguments(handler: CheckpointHandler) -> Any:
+    """The arguments of a restore for which none were given.
+
+    Raises:
+        ValueError: They cannot be made without values.
+    """
+    try:
+        return handler.default_arguments()
+    except TypeError as error:
+        raise ValueError(
+            f"its arguments cannot be made without values ({error}): pass them"
+        ) from error
 
 
 def _default(handler: CheckpointHandler) -> tuple[CheckpointHandler, Any] | None:
     """A handler and its default request; None if it cannot do without arguments."""
     try:
-        return handler, handler.prepare(get_registered_args_cls(handler)[1]())
+        return handler, handler.prepare(handler.default_arguments())
     except (TypeError, ValueError, ImportError):
         return None
 
@@ -261,7 +261,9 @@ async def _resolve(
         return request.known[name]
     recorded = stored.recorded_handler(name)
     kind = await _recorded_class(stored, name)
-    found = request.defaults.get(kind) if kind is not None else None
+    found = None
+    if kind is not None:
+        found = request.defaults.get(kind) or _default_of(kind)
     if found is None:
         why = "needs arguments" if kind is not None else "is not known here"
         raise ValueError(
@@ -271,21 +273,22 @@ async def _resolve(
     return found
 
 
-async def _recorded_class(stored: StoredCheckpoint, name: str) -> type[CheckpointHandler] | None:
+def _default_of(kind: type) -> tuple[CheckpointHandler, Any] | None:
+    """The same of a class; None if no handler can be made without arguments."""
+    if kind in builtin_handlers():
+        return None  # it was tried where the caller is
+    try:
+        return _default(driven(kind(), asynchronous=True))
+    except TypeError:
+        return None
+
+
+async def _recorded_class(stored: StoredCheckpoint, name: str) -> type | None:
     """The handler that a checkpoint names for an item, or that its files call for."""
-    kind = handler_class_for(stored.recorded_handler(name))
+    kind: type | None = handler_class_for(stored.recorded_handler(name))
     if kind is None and ITEM_METADATA_FILE in await stored.item_area(name).names():
         return PyTreeCheckpointHandler
     return JsonCheckpointHandler if kind is None and name == METRICS else kind
-
-
-def _check_args(name: str, handler: CheckpointHandler, args: Any, *, save: bool) -> None:
-    expected = get_registered_args_cls(handler)[0 if save else 1]
-    if not isinstance(args, expected):
-        raise ValueError(
-            f"item {name!r} is handled by {type(handler).__name__}, which takes "
-            f"{expected.__name__}, got {type(args).__name__}"
-        )
 
 
 @contextlib.contextmanager

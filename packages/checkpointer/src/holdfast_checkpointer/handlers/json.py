@@ -7,7 +7,8 @@ from typing import Any
 
 from holdfast_checkpointer.args import JsonRestore, JsonSave
 from holdfast_checkpointer.handlers.base import CheckpointHandler, ItemRecord, StagedItem
-from holdfast_checkpointer.options import Context
+from holdfast_checkpointer.handlers.constructor_options import check_processes
+from holdfast_checkpointer.options import Context, MultiprocessingOptions
 from holdfast_metadata import canonical_json, parse_json, require_json
 from holdfast_storage import ReadArea, WriteArea
 
@@ -21,13 +22,20 @@ class JsonCheckpointHandler(CheckpointHandler):
     Args:
         filename: The file's name inside the item; None writes `metadata` as Orbax does, and
             reads whichever of the names there is that Orbax has used.
+        multiprocessing_options: Which processes take part; see `options.MultiprocessingOptions`.
     """
 
     save_args = JsonSave
     restore_args = JsonRestore
     recorded_as = "orbax.checkpoint._src.handlers.json_checkpoint_handler.JsonCheckpointHandler"
 
-    def __init__(self, filename: str | None = None) -> None:
+    def __init__(
+        self,
+        filename: str | None = None,
+        *,
+        multiprocessing_options: MultiprocessingOptions | None = None,
+    ) -> None:
+        check_processes(multiprocessing_options)
         self._filename = filename or _NAMES[0]
         self._names = (filename,) if filename else _NAMES
 
@@ -56,6 +64,11 @@ class JsonCheckpointHandler(CheckpointHandler):
 
 
 class _StagedJson(StagedItem):
+    @property
+    def complete(self) -> bool:
+        """See `StagedItem.complete`."""
+        return True
+
     def __init__(self, filename: str, data: bytes) -> None:
         self._filename = filename
         self._data = data

@@ -16,6 +16,16 @@ class StagedParts(StagedItem):
 
     parts: Mapping[str, StagedItem]
 
+    @property
+    def calls(self) -> int:
+        """See `StagedItem.calls`."""
+        return sum(part.calls for part in self.parts.values())
+
+    @property
+    def complete(self) -> bool:
+        """See `StagedItem.complete`."""
+        return all(part.complete for part in self.parts.values())
+
     async def write(self, area: WriteArea) -> ItemRecord:
         """See `StagedItem.write`."""
         records = await run_all(part.write(area.child(name)) for name, part in self.parts.items())
@@ -30,3 +40,8 @@ class StagedParts(StagedItem):
             part.finish(area.child(name), [record.detail[name] for record in records])
             for name, part in self.parts.items()
         )
+
+    async def discard(self) -> None:
+        """See `StagedItem.discard`."""
+        for part in self.parts.values():
+            await part.discard()

@@ -8,7 +8,8 @@ from typing import Any
 
 from holdfast_checkpointer.args import ProtoRestore, ProtoSave
 from holdfast_checkpointer.handlers.base import CheckpointHandler, ItemRecord, StagedItem
-from holdfast_checkpointer.options import Context
+from holdfast_checkpointer.handlers.constructor_options import check_processes
+from holdfast_checkpointer.options import Context, MultiprocessingOptions
 from holdfast_storage import DamagedCheckpointError, ReadArea, WriteArea
 
 
@@ -17,6 +18,7 @@ class ProtoCheckpointHandler(CheckpointHandler):
 
     Args:
         filename: The file's name inside the item; `proto.pbtxt` as in Orbax.
+        multiprocessing_options: Which processes take part; see `options.MultiprocessingOptions`.
 
     Raises:
         ImportError: At the save or restore, if protobuf is not installed.
@@ -26,7 +28,13 @@ class ProtoCheckpointHandler(CheckpointHandler):
     restore_args = ProtoRestore
     recorded_as = "orbax.checkpoint._src.handlers.proto_checkpoint_handler.ProtoCheckpointHandler"
 
-    def __init__(self, filename: str = "proto.pbtxt") -> None:
+    def __init__(
+        self,
+        filename: str = "proto.pbtxt",
+        *,
+        multiprocessing_options: MultiprocessingOptions | None = None,
+    ) -> None:
+        check_processes(multiprocessing_options)
         self._filename = filename
 
     def stage(self, args: Any, context: Context) -> StagedItem:
@@ -76,6 +84,11 @@ class ProtoCheckpointHandler(CheckpointHandler):
 
 
 class _StagedFile(StagedItem):
+    @property
+    def complete(self) -> bool:
+        """See `StagedItem.complete`."""
+        return True
+
     def __init__(self, filename: str, data: bytes) -> None:
         self._filename = filename
         self._data = data

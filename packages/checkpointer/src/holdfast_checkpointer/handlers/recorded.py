@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from holdfast_checkpointer.handlers.base import CheckpointHandler
+from holdfast_checkpointer.handlers.foreign.recognition import typestr_of
 
 _ORBAX = "orbax.checkpoint."
 # Class names, of Orbax's handlers of both generations, whose files are those of ours.
@@ -22,9 +23,9 @@ _SAME_FILES = {
 
 def match_recorded(
     recorded: str | None,
-    known: Iterable[type[CheckpointHandler]],
+    known: Iterable[type],
     builtin: Iterable[type[CheckpointHandler]],
-) -> type[CheckpointHandler] | None:
+) -> type | None:
     """The class that a handler string means; None if it is a wrapper's or not known.
 
     The exact string first, then the class name under any module of Orbax's, for it has moved
@@ -38,7 +39,7 @@ def match_recorded(
     if recorded is None:
         return None
     for handler in known:
-        if recorded in (handler.typestr(), f"{handler.__module__}.{handler.__qualname__}"):
+        if recorded in (typestr_of(handler), f"{handler.__module__}.{handler.__qualname__}"):
             return handler
     if not recorded.startswith(_ORBAX):
         return None

@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from holdfast_checkpointer.options.checks import member, refuse_unless
+from holdfast_checkpointer.options.checks import member, refuse_unless, refuse_unless_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +22,21 @@ class FileOptions:
         skip_sync_file_validations: `AsyncCheckpointer.save` does not ask beforehand whether the
             place is taken: it is told in the background then, by the commit, which decides in
             either case. The functions never ask beforehand.
+        spool_directory: Where the files of handlers written by users lie meanwhile, on storage
+            that has no folders to write into; None takes the system's temporary directory.
+        spool_bytes: How much one item's files may be there.
     """
 
     path_permission_mode: int | None = None
     path_class: type | None = None
     skip_sync_file_validations: bool = False
+    spool_directory: str | None = None
+    spool_bytes: int = 32 << 30
 
     def __post_init__(self) -> None:
+        if self.spool_bytes is None:
+            raise ValueError("spool_bytes must be a whole number of at least 1, got None")
+        refuse_unless_positive("spool_bytes", self.spool_bytes)
         mode: Any = self.path_permission_mode
         if mode is not None and not _is_mode(mode):
             shown = oct(mode) if isinstance(mode, int) else repr(mode)

@@ -13,29 +13,9 @@ from holdfast_storage.commit.opening import CommittedArea, read_checked, reading
 from holdfast_storage.commit.record import read_record
 from holdfast_storage.commit.staging import StagingArea
 from holdfast_storage.commit.writing import write_attempt
+from holdfast_storage.streaming import ByteBudget
 
 BYTES_AT_ONCE = 512 << 20
-
-
-class _Budget:
-    """Bytes that may be in memory at once; one file larger than all of it goes alone."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._used = 0
-        self._freed = asyncio.Condition()
-
-    async def take(self, size: int) -> int:
-        taken = min(size, self._limit)
-        async with self._freed:
-            await self._freed.wait_for(lambda: self._used + taken <= self._limit)
-            self._used += taken
-        return taken
-
-    async def give(self, taken: int) -> None:
-        async with self._freed:
-            self._used -= taken
-            self._freed.notify_all()
 
 
 async def copy_checkpoint(
@@ -172,22 +152,19 @@ async def copy_files(
     Raises:
         DamagedCheckpointError: A file is not what was saved, or its copy is not the file.
     """
-    budget = _Budget(bytes_at_once)
+    budget = ByteBudget(bytes_at_once)
     limit = asyncio.Semaphore(max(1, min(source.hints.max_concurrency, 16)))
     prefix = keys.join(area.final, area.record.data)
 
     async def copy(entry: ManifestEntry) -> None:
+        key, path = keys.join(prefix, entry.path), paths[entry.path]
         async with limit:
-            key, path = keys.join(prefix, entry.path), paths[entry.path]
             if link and source is target and await staging.link(path, key, entry):
                 return
-            taken = await budget.take(entry.size)
-            try:
+            async with budget.taking(entry.size):
                 data = await read_checked(source, key, entry)
                 await staging.put(path, data)
                 await _compare(target, staging, path, data)
-            finally:
-                await budget.give(taken)
 
     try:
         async with asyncio.TaskGroup() as group:

@@ -13,10 +13,10 @@ from holdfast_metadata import (
     ManifestEntry,
     digest_bytes,
 )
-from holdfast_storage import keys
+from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
 from holdfast_storage.streaming import digest_object
-from holdfast_storage.values import KvTarget, ObjectInfo
+from holdfast_storage.values import IfAbsent, KvTarget, ObjectInfo
 
 # The protocol's own files are no part of what was saved.
 PROTOCOL_FILES = frozenset((ATTEMPT_FILE, COMMIT_FILE, MANIFEST_FILE))
@@ -59,7 +59,14 @@ class StagingArea:
             if path in self._top._files:
                 raise ValueError(f"{path!r} is written twice in one save")
             self._top._files[path] = ManifestEntry(path, len(data), digest_bytes(data))
-        await self._backend.put(key, data, durable=False)
+        # Where programs write with `open`, one of theirs may have the name already.
+        opened = any(keys.is_under(key, folder) for folder in self._top._folders)
+        try:
+            await self._backend.put(
+                key, data, condition=IfAbsent() if opened else None, durable=False
+            )
+        except errors.ObjectExistsError as error:
+            raise ValueError(f"{path!r} is written twice in one save") from error
 
     async def link(self, name: str, source: str, entry: ManifestEntry) -> bool:
         """Stores a file by linking an object that is on the store already.
@@ -98,6 +105,11 @@ class StagingArea:
             with self._top._lock:
                 self._top._folders.add(self._prefix)
         return path
+
+    async def files(self) -> Mapping[str, int]:
+        """See `WriteArea.files`."""
+        walked = self._backend.walk(self._prefix)
+        return {keys.relative(info.key, self._prefix): info.size async for info in walked}
 
     async def entries(self) -> tuple[ManifestEntry, ...]:
         """Every file that went through the area, with digests where they are known."""

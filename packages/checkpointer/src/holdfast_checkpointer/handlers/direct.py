@@ -1,0 +1,253 @@
+"""The methods of Orbax's protocol on holdfast's own handlers: a plain folder, no commit.
+
+Between `save` and `finalize` an item's folder holds a file that says so, unless nothing is left
+to be done. So a restore by anyone tells the difference, and a process that died in between has
+not left what looks like an item.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, TypeVar
+
+from holdfast_checkpointer import options
+from holdfast_checkpointer.concurrency import run_all
+from holdfast_checkpointer.engine.desk import attended
+from holdfast_checkpointer.engine.layout import StoredCheckpoint, describe_area
+from holdfast_checkpointer.engine.response import AsyncResponse
+from holdfast_checkpointer.engine.saving import Contents, refuse_several_processes, start_save
+from holdfast_checkpointer.errors import NotFinalizedError
+from holdfast_checkpointer.handlers.base import CheckpointHandler, Item, ItemRecord
+from holdfast_checkpointer.handlers.foreign.folders import UNFINALIZED
+from holdfast_checkpointer.options import Context
+from holdfast_metadata import TREE_FILE
+from holdfast_metadata.orbax import ITEM_METADATA_FILE, STEP_METADATA_FILE
+from holdfast_storage import (
+    CommitConflictError,
+    DestinationOccupiedError,
+    DirectArea,
+    InvalidURLError,
+    ObjectNotFoundError,
+    ReadArea,
+    StorageBackend,
+    keys,
+    resolve_url,
+)
+from holdfast_storage.commit import open_plain, read_record, reading
+
+Path = str | PathLike[str]
+T = TypeVar("T")
+_TREE_FILES = {TREE_FILE, ITEM_METADATA_FILE, UNFINALIZED, "manifest.ocdbt", "ocdbt.process_0"}
+# How far above a folder a checkpoint is looked for: an item, or a part of one, lies in it.
+_LEVELS = 3
+
+
+@dataclass
+class _Unfinished:
+    """A save that waits for `finalize`."""
+
+    area: DirectArea
+    items: Mapping[str, Item]
+    records: dict[str, ItemRecord]
+    response: AsyncResponse[None] | None = None
+
+
+_lock = threading.Lock()
+
+
+def _unfinished(handler: CheckpointHandler) -> dict[str, _Unfinished]:
+    """By folder. A subclass need not call our `__init__`, so it is made when first needed."""
+    with _lock:
+        found: dict[str, _Unfinished] = handler.__dict__.setdefault("_holdfast_unfinished", {})
+        return found
+
+
+def start(
+    handler: CheckpointHandler,
+    directory: Path,
+    positional: Sequence[Any],
+    keyword: Mapping[str, Any],
+) -> AsyncResponse[None]:
+    """Takes the snapshot and writes in the background; see `CheckpointHandler.save`."""
+    chosen = options.current()
+    refuse_several_processes(chosen)
+    backend, key = chosen.locate(directory)
+    args = handler.arguments(positional, keyword, save=True)
+    items = handler.stage_all(args, chosen)
+    saving = _Unfinished(DirectArea(backend, key), items, {})
+    waiting = _unfinished(handler)
+
+    async def write() -> None:
+        await _refuse_checkpoints(directory, chosen)
+        for name, item in items.items():
+            await _refuse_taken(backend, keys.join(key, name), item)
+        try:
+            await run_all(_write(saving, name, item) for name, item in items.items())
+        except BaseException:
+            waiting.pop(saving.area.label, None)
+            raise
+        await saving.area.sync()
+
+    if not all(item.staged.complete for item in items.values()):
+        waiting[saving.area.label] = saving
+    saving.response = start_save(
+        Contents(items),
+        write(),
+        what=f"the save to {directory}",
+        deadline=chosen.asynchronous.timeout_secs,
+    )
+    return saving.response
+
+
+async def _write(saving: _Unfinished, name: str, item: Item) -> None:
+    scope = saving.area.child(name) if name else saving.area
+    if item.staged.complete:
+        record = await item.staged.write(scope)
+        await item.staged.finish(scope, [record])
+        return
+    await scope.put(UNFINALIZED, b"")
+    saving.records[name] = await item.staged.write(scope)
+
+
+async def _refuse_checkpoints(directory: Path, context: Context) -> None:
+    """A folder in a checkpoint is never written to: its manifest would not list the files."""
+    for backend, above, _ in _places(directory, context):
+        if (await read_record(backend, above)).committed:
+            raise CommitConflictError(
+                "a checkpoint is here, which a handler's save would damage; use a checkpointer "
+                "with force=True to replace it, or choose another folder",
+                key=above,
+                root=backend.root,
+            )
+
+
+async def _refuse_taken(backend: StorageBackend, key: str, item: Item) -> None:
+    """One file may be put in place of another; a tree cannot be saved over a tree."""
+    files = await open_plain(backend, key).files()
+    taken = {STEP_METADATA_FILE} & files.keys()
+    if not item.staged.complete:
+        taken |= {name for name in files if _TREE_FILES.intersection(name.split("/"))}
+    if taken:
+        raise DestinationOccupiedError(
+            f"something was saved here before ({min(taken)!r}); choose an empty folder",
+            key=key,
+            root=backend.root,
+        )
+
+
+def finalize(handler: CheckpointHandler, directory: Path) -> None:
+    """See `CheckpointHandler.finalize`."""
+    chosen = options.current()
+    backend, key = chosen.locate(directory)
+    area = DirectArea(backend, key)
+    saving = _unfinished(handler).get(area.label)
+    if saving is not None and saving.response is not None:
+        saving.response.result()
+
+    async def finish() -> None:
+        if saving is None:
+            await _refuse_to_finalize_nothing(backend, key)
+            return
+        for name, item in saving.items.items():
+            if name not in saving.records:
+                continue
+            scope = saving.area.child(name) if name else saving.area
+            await item.staged.finish(scope, [saving.records[name]])
+            await scope.sync()
+            await scope.delete(UNFINALIZED)
+        await saving.area.sync()
+
+    _run(finish(), f"finalizing {directory}", chosen)
+    _unfinished(handler).pop(area.label, None)
+
+
+async def _refuse_to_finalize_nothing(backend: StorageBackend, key: str) -> None:
+    files = await open_plain(backend, key).files()
+    unfinished = [name for name in files if keys.leaf(name) == UNFINALIZED]
+    if unfinished:
+        raise NotFinalizedError(
+            f"{backend.root}/{key} was saved by another handler, or by a process that has ended: "
+            "only the handler that saved can finalize. Remove the folder and save again"
+        )
+    if not files:
+        raise ObjectNotFoundError(
+            "finalize was called and nothing is saved here", key=key, root=backend.root
+        )
+
+
+def restore(
+    handler: CheckpointHandler,
+    directory: Path,
+    positional: Sequence[Any],
+    keyword: Mapping[str, Any],
+) -> Any:
+    """See `CheckpointHandler.restore`."""
+    chosen = options.current()
+    request = handler.prepare(handler.arguments(positional, keyword, save=False))
+
+    async def body(stored: StoredCheckpoint) -> Any:
+        for name in handler.reads(stored, request):
+            await _refuse_unfinalized(stored.item_area(name))
+        return await handler.fetch_all(stored, request, chosen)
+
+    return _run(_read(directory, chosen, body), f"the restore from {directory}", chosen)
+
+
+async def _refuse_unfinalized(area: ReadArea) -> None:
+    if UNFINALIZED in await area.names():
+        raise NotFinalizedError(
+            f"{area.label} was saved and is not finalized: call finalize() with this folder on the "
+            "handler that saved it"
+        )
+
+
+def metadata(handler: CheckpointHandler, directory: Path) -> Any:
+    """See `CheckpointHandler.metadata`."""
+    chosen = options.current()
+
+    async def body(stored: StoredCheckpoint) -> Any:
+        await _refuse_unfinalized(stored.area)
+        return await handler.describe_directly(stored)
+
+    return _run(_read(directory, chosen, body), f"the description of {directory}", chosen)
+
+
+async def _read(
+    directory: Path, context: Context, body: Callable[[StoredCheckpoint], Awaitable[T]]
+) -> T:
+    """Opens a folder: verified if it is a checkpoint or lies in one, else as it is."""
+    backend, key = context.locate(directory)
+    for above, final, below in _places(directory, context):
+        if (await read_record(above, final)).committed:
+
+            async def inside(area: ReadArea, below: str = below, final: str = final) -> T:
+                scope = area.child(below) if below else area
+                return await body(await describe_area(scope, final, ours=True))
+
+            return await reading(above, final, inside)
+    plain = open_plain(backend, key)
+    if not await plain.names():
+        raise ObjectNotFoundError("nothing is here", key=key, root=backend.root)
+    return await body(await describe_area(plain, key, ours=False))
+
+
+def _places(directory: Path, context: Context) -> list[tuple[StorageBackend, str, str]]:
+    """A folder and those above it, each with the rest of the way down."""
+    found = []
+    place, below = resolve_url(directory), ""
+    for _ in range(_LEVELS):
+        try:
+            above, last = place.split()
+        except InvalidURLError:
+            break
+        backend, key = context.locate(place.url)
+        found.append((backend, key, below))
+        place, below = above, keys.join(last, below)
+    return found
+
+
+def _run(coroutine: Any, what: str, context: Context) -> Any:
+    return attended(coroutine, what=what, deadline=context.asynchronous.timeout_secs)

@@ -1,0 +1,1 @@
+"""Handlers that users wrote against Orbax's protocol, driven by the engine."""
