@@ -24,6 +24,7 @@ PACKAGES = (
 def test_the_public_names_are_these_and_no_others():
     assert sorted(hf.__all__) == [
         "ArrayCheckpointHandler",
+        "AsyncCheckpointHandler",
         "AsyncCheckpointer",
         "AsyncResponse",
         "CheckpointHandler",
@@ -31,6 +32,7 @@ def test_the_public_names_are_these_and_no_others():
         "CheckpointMetadata",
         "Checkpointer",
         "CompositeCheckpointHandler",
+        "CompositeOptions",
         "Context",
         "DefaultCheckpointHandlerRegistry",
         "JaxRandomKeyCheckpointHandler",

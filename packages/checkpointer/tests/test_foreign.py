@@ -186,6 +186,26 @@ def test_a_handler_without_arguments_is_an_item_by_its_name(place):
         hf.Checkpointer(hf.CompositeCheckpointHandler()).restore(f"{place}/x")
 
 
+def test_metadata_asks_the_users_handler(place):
+    with hf.Checkpointer(hf.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(f"{place}/x", args=a.Composite(it=ArchiveSave(VALUE), n=a.JsonSave(1)))
+        found = checkpointer.metadata(f"{place}/x").item_metadata
+        assert (found["it"], found["n"]) == ({"files": ["part-0", "part-1"]}, None)
+    with hf.Checkpointer(Archive()) as checkpointer:
+        checkpointer.save(f"{place}/flat", args=ArchiveSave(VALUE))
+        assert checkpointer.metadata(f"{place}/flat").item_metadata["files"][:1] == ["part-0"]
+    with hf.Checkpointer(Duck()) as checkpointer:
+        checkpointer.save(f"{place}/duck", VALUE)
+        assert checkpointer.metadata(f"{place}/duck").item_metadata is None
+
+
+def test_its_string_is_recorded_and_finds_it_again(place):
+    with hf.Checkpointer(Archive()) as checkpointer:
+        checkpointer.save(f"{place}/x", args=ArchiveSave(VALUE))
+        assert checkpointer.metadata(f"{place}/x").item_handlers == "mine.Archive"
+    assert hf.Checkpointer(Archive()).restore(f"{place}/x") == VALUE
+
+
 def test_the_steps_of_a_save_come_in_order_and_the_commit_is_last(place):
     log = []
 

@@ -168,23 +168,15 @@ class CheckpointHandler:
         """The handler string of what this handler saves."""
         return self.typestr()
 
-    async def describe_item(self, area: ReadArea) -> Any:
-        """What `Checkpointer.metadata` says of the item; by default what `describe` says."""
-        return await self.describe(area)
-
-    async def describe_all(self, stored: StoredCheckpoint) -> Any:
-        """Describes what `stage_all` staged; None if the checkpoint has named items instead."""
-        return await self.describe_item(stored.item_area("")) if stored.flat else None
-
     @classmethod
     def typestr(cls) -> str:
         """The class path recorded in the checkpoint.
 
         That of Orbax's handler which restores it; of a class with ways of its own, its own.
         """
-        from holdfast_checkpointer.handlers.foreign.recognition import typestr_of
+        from holdfast_checkpointer.handlers.foreign.recognition import default_typestr
 
-        return typestr_of(cls)
+        return default_typestr(cls)
 
     def arguments(
         self, positional: Sequence[Any], keyword: Mapping[str, Any], *, save: bool

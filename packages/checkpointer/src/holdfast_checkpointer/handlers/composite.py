@@ -215,6 +215,12 @@ class CompositeCheckpointHandler(CheckpointHandler):
         found = await run_all(self._describe_one(stored, name) for name in names)
         return CompositeItemMetadata(**dict(zip(names, found, strict=True)))
 
+    async def describe_directly(self, stored: StoredCheckpoint) -> Any:
+        """See `CheckpointHandler.describe_directly`; a `StepMetadata`, as of a checkpoint."""
+        from holdfast_checkpointer.metadata import describe_step
+
+        return await describe_step(stored, self)
+
     async def _describe_one(self, stored: StoredCheckpoint, name: str) -> Any:
         handler = self._items.fixed().get(name)
         if handler is None:

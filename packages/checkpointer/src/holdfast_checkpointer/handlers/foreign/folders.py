@@ -86,14 +86,24 @@ class ItemFolder:
 
         return await worker.run(make)
 
-    async def check(self, worker: Worker) -> Contents:
+    async def check(self, worker: Worker, *, finalized: bool) -> Contents:
         """Looks at what the handler has left.
+
+        Args:
+            worker: Where to look.
+            finalized: Whether its `finalize` has been called.
 
         Raises:
             UnsavableFileError: Something in the folder is no plain file.
             SpoolFullError: The spool holds more than it may.
         """
         found = await worker.run(lambda: survey(self.path, self._ours))
+        unfinished = [name for name in found.files if _last(name) == UNFINALIZED]
+        if unfinished and finalized:
+            raise UnsavableFileError(
+                f"in {self._area.label}, a handler's save was called and its finalize was not "
+                f"({unfinished[0]!r} is there): call it in your handler's finalize"
+            )
         if self._spool is not None and found.size > self._limit:
             raise _too_much(self._area.label, found.size, self._limit)
         return found
@@ -104,7 +114,7 @@ class ItemFolder:
         Raises:
             UnsavableFileError: A file cannot be part of it.
         """
-        found = await self.check(worker)
+        found = await self.check(worker, finalized=True)
         if self._spool is not None:
             await _upload(self._area, self.path, found, worker)
             _log.info(
@@ -114,7 +124,7 @@ class ItemFolder:
         else:
             listed = await self._area.files()
             hidden = found.files.keys() - listed.keys()
-            for name in hidden & (await self.check(worker)).files.keys():
+            for name in hidden & (await self.check(worker, finalized=True)).files.keys():
                 raise UnsavableFileError(
                     f"the store does not list the file {name!r} in {self._area.label}: its name is "
                     "one that holdfast uses for unfinished work; choose another"
@@ -192,13 +202,7 @@ def _raise(error: OSError) -> None:
 
 
 def _check(name: str, mode: int, folder: str) -> None:
-    last = name.rpartition("/")[2]
-    if last == UNFINALIZED:
-        raise UnsavableFileError(
-            f"in {folder}, a handler's save was called and its finalize was not ({name!r} is "
-            "there): call it in the finalize of the handler that called the save"
-        )
-    if last in _PROTOCOL:
+    if _last(name) in _PROTOCOL:
         raise UnsavableFileError(
             f"{name!r} in {folder}: the commit needs this name; choose another"
         )
@@ -208,6 +212,10 @@ def _check(name: str, mode: int, folder: str) -> None:
             f"{name!r} in {folder} is {kind}; a checkpoint holds files and folders, for what a "
             "link points at is not part of it: copy the file instead"
         )
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def _too_much(label: str, size: int, limit: int) -> SpoolFullError:

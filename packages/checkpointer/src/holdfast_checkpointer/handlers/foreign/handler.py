@@ -189,7 +189,7 @@ class _StagedCall(StagedItem):
         await where_called(save, worker)
         await worker.run(functools.partial(wait_for, self._futures))
         self._futures = []
-        await folder.check(worker)
+        await folder.check(worker, finalized=False)
         return ItemRecord()
 
     async def finish(self, area: WriteArea, records: Sequence[ItemRecord]) -> None:

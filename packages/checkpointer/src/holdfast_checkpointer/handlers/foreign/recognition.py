@@ -34,14 +34,20 @@ def check_handler_class(kind: Any) -> None:
 
 
 def typestr_of(kind: type) -> str:
-    """The string that is recorded for a class of handlers."""
-    own = f"{kind.__module__}.{kind.__qualname__}"
-    if not issubclass(kind, CheckpointHandler):
-        told = getattr(kind, "typestr", None)
-        return str(told()) if callable(told) else own
-    if "recorded_as" in vars(kind):
-        return str(kind.recorded_as)
-    return own if is_foreign(kind) else str(getattr(kind, "recorded_as", own))
+    """The string that a class of handlers is recorded by: what it says itself, or its path."""
+    told = getattr(kind, "typestr", None)
+    return str(told()) if callable(told) else _path(kind)
+
+
+def default_typestr(kind: type[CheckpointHandler]) -> str:
+    """What a class of holdfast's handlers says: `recorded_as`, or its path if it has its ways."""
+    if "recorded_as" not in vars(kind) and is_foreign(kind):
+        return _path(kind)
+    return str(getattr(kind, "recorded_as", _path(kind)))
+
+
+def _path(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _incomplete(kind: type[CheckpointHandler]) -> str | None:
