@@ -11,7 +11,16 @@ import pytest
 
 import holdfast as hf
 
-SUBMODULES = ("args", "checkpoint_utils", "errors", "options", "partial", "training")
+SUBMODULES = (
+    "args",
+    "arrays",
+    "checkpoint_utils",
+    "errors",
+    "options",
+    "partial",
+    "training",
+    "tree",
+)
 PACKAGES = (
     "holdfast_metadata",
     "holdfast_storage",
@@ -48,6 +57,7 @@ def test_the_public_names_are_these_and_no_others():
         "TreeMetadata",
         "VerifyReport",
         "args",
+        "arrays",
         "checkpoint_utils",
         "checkpointables_metadata",
         "copy",
@@ -70,6 +80,7 @@ def test_the_public_names_are_these_and_no_others():
         "save_checkpointables",
         "save_checkpointables_async",
         "training",
+        "tree",
         "verify",
     ]
 

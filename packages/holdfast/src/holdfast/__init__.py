@@ -16,7 +16,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from holdfast import args, checkpoint_utils, errors, options, partial, training
+    from holdfast import args, arrays, checkpoint_utils, errors, options, partial, training, tree
     from holdfast_checkpointer.async_checkpointer import AsyncCheckpointer
     from holdfast_checkpointer.checkpointables import (
         checkpointables_metadata,
@@ -120,7 +120,18 @@ _RENAMED = {
     "save_pytree": "save",
     "save_pytree_async": "save_async",
 }
-_SUBMODULES = frozenset({"args", "checkpoint_utils", "errors", "options", "partial", "training"})
+_SUBMODULES = frozenset(
+    {
+        "args",
+        "arrays",
+        "checkpoint_utils",
+        "errors",
+        "options",
+        "partial",
+        "training",
+        "tree",
+    }
+)
 
 __all__ = [
     "PLACEHOLDER",
@@ -148,6 +159,7 @@ __all__ = [
     "TreeMetadata",
     "VerifyReport",
     "args",
+    "arrays",
     "checkpoint_utils",
     "checkpointables_metadata",
     "copy",
@@ -170,6 +182,7 @@ __all__ = [
     "save_checkpointables",
     "save_checkpointables_async",
     "training",
+    "tree",
     "verify",
 ]
 
