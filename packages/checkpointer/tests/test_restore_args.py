@@ -139,6 +139,7 @@ def test_shape_is_another_name_of_global_shape_and_they_may_not_differ():
         ("w", RestoreArgs(dtype=np.int32), r"\['w'\].*int32"),
         ("w", RestoreArgs(restore_type=int), r"\['w'\].*wants int"),
         ("w", RestoreArgs(restore_type="jax.Array"), r"\['w'\].*must be a type"),
+        ("w", RestoreArgs(dtype="float33"), r"\['w'\].*dtype 'float33', which is none"),
         ("s", ArrayRestoreArgs(), r"\['s'\].*wants an array"),
         ("g", RestoreArgs(restore_type=int), r"\['g'\]: 1.5 is no exact int"),
         ("key", RestoreArgs(restore_type=np.ndarray), r"\['key'\].*PRNG keys"),
@@ -450,6 +451,20 @@ def test_the_layout_of_an_array_in_the_target_counts_with_support_layout(place):
             found = checkpointer.restore(place, args=args)["w"]
         assert found.format.layout.major_to_minor == order
         assert found.devices() == {jax.devices()[1]}
+
+
+def test_a_layout_is_for_arrays_and_not_for_keys_or_numbers(place):
+    item = {"k": jax.random.split(jax.random.key(0), 3), "z": jnp.float32(1), "i": 3}
+    hc.save(place, item)
+    found = hc.load(place, item, support_layout=True)
+    assert (jax.random.key_data(found["k"]) == jax.random.key_data(item["k"])).all()
+    assert (found["z"], found["i"]) == (1, 3)
+
+
+def test_a_load_while_a_function_is_traced_gives_its_constants(place):
+    hc.save(place, {"w": np.ones(3, np.float32)})
+    doubled = jax.jit(lambda x: x * hc.load(place, {"w": np.ndarray})["w"])
+    np.testing.assert_array_equal(doubled(2.0), [2, 2, 2])
 
 
 def test_an_integer_that_the_dtype_cannot_hold_is_refused_and_not_wrapped(place):

@@ -104,6 +104,8 @@ async def _with_shapes(reader: ArraySource, wants: Sequence[Want], *, unsafe: bo
         spec = dataclasses.replace(want.spec, shape=shape, dtype=dtype_name(array.dtype))
         want = dataclasses.replace(want, spec=spec)
         problem = shape_problem(shape, want)
+        if want.form == "python" and shape != ():
+            problem = f"the target wants {want.python}, the checkpoint has an array {list(shape)}"
         if problem is None and want.dtype is not None and spec.kind != "prng_key":
             problem = dtype_problem(array.dtype, want.dtype, unsafe=unsafe)
         if problem:

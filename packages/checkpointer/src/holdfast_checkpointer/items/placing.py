@@ -46,14 +46,22 @@ class Placing:
         default: Any = jax.config.values["jax_default_device"]
         if default is None or isinstance(default, str):
             default = jax.local_devices(backend=default)[0]
-        mesh = jax.sharding.get_mesh()
         return cls(
             default=jax.sharding.SingleDeviceSharding(default),
             fallback=fallback,
             x64=x64_enabled(),
             unsafe=unsafe,
-            mesh=None if mesh.empty else mesh,
+            mesh=_mesh(),
         )
+
+
+def _mesh() -> jax.sharding.Mesh | None:
+    """The mesh that is set; None if there is none, as while a function is traced."""
+    try:
+        mesh = jax.sharding.get_mesh()
+    except ValueError:
+        return None
+    return None if mesh.empty else mesh
 
 
 def x64_enabled() -> bool:

@@ -94,7 +94,7 @@ def _for_array(value: Any, layouts: bool) -> Ask:
     if isinstance(value, np.ndarray) or not hasattr(value, "sharding"):
         return Ask("numpy", np.dtype(value.dtype), shape)
     layout = None
-    if layouts or not isinstance(value, jax.Array):
+    if not is_key_dtype(value.dtype) and (layouts or not isinstance(value, jax.Array)):
         layout = getattr(getattr(value, "format", None), "layout", None)
     return Ask("jax", _dtype(value.dtype), shape, value.sharding, layout)
 
@@ -118,6 +118,10 @@ def _for_type(kind: Any) -> Ask | str:
 
 def _under_args(ask: Ask | str, args: Any) -> Ask | str:
     """An ask under `RestoreArgs`, whose fields win where they say something."""
+    try:
+        _dtype(args.dtype)
+    except TypeError:
+        return f"the arguments ask for the dtype {args.dtype!r:.60}, which is none"
     wanted = args.restore_type
     if isinstance(args, ArrayRestoreArgs) or hasattr(args, "global_shape"):
         return _under_array_args(ask, args)

@@ -355,8 +355,11 @@ def _skips(value: WithArgs) -> bool:
 
 def _is_data(ask: Ask, spec: LeafSpec) -> bool:
     """Whether an ask names the data of the saved keys, as Orbax's arguments do."""
-    rank = len(spec.shape or ())
-    return ask.dtype == np.uint32 and (ask.shape is None or ask.shape[:rank] == spec.shape)
+    if ask.dtype != np.uint32:
+        return False
+    if ask.shape is None or spec.shape is None:  # Orbax's keys: their shape is not known yet
+        return True
+    return ask.shape[: len(spec.shape)] == spec.shape
 
 
 def key_dtype(impl: str) -> Any:
