@@ -241,10 +241,12 @@ async def test_large_objects_go_in_parts_and_a_failure_leaves_none(
 async def test_a_sweep_aborts_what_a_killed_upload_left(ministack, bucket_name, opened):
     ministack.make_bucket(bucket_name)
     client = ministack.client()
-    for key in ("run/7/attempt-x/d", "runner/d"):
+    ours = [f"run/7/attempt-{'0f' * 16}/d", f"run/.7.attempt-{'0f' * 16}/state/d"]
+    foreign = ["run/7/attempt-x/d", "run/7/dataset.tar", "run/archive", f"runner/{ours[0]}"]
+    for key in ours + foreign:
         client.create_multipart_upload(Bucket=bucket_name, Key=key)
     backend = opened(ministack, bucket_name)
     assert await backend.abort_uploads("", older_than=3600) == 0
-    assert await backend.abort_uploads("", older_than=0) == 1
+    assert await backend.abort_uploads("", older_than=0) == 2
     left = client.list_multipart_uploads(Bucket=bucket_name)["Uploads"]
-    assert [upload["Key"] for upload in left] == ["runner/d"]
+    assert sorted(upload["Key"] for upload in left) == sorted(foreign)

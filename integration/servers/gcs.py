@@ -260,6 +260,8 @@ class GcsServer:
         span = re.fullmatch(
             r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", request.headers.get("Content-Range", "")
         )
+        if "done" in session:  # whoever lost the reply may ask again
+            return web.json_response(session["done"])
         held = session["data"]
         if span is None or span[1]:
             start = int(span[1]) if span else 0
@@ -272,7 +274,8 @@ class GcsServer:
         reply = self._write(
             session["bucket"], session["name"], bytes(held), session["query"], session["metadata"]
         )
-        del self._sessions[request.query["upload_id"]]
+        session["done"] = json.loads(reply.body)  # type: ignore[arg-type]
+        held.clear()
         return reply
 
     async def cancel_upload(self, request: web.Request) -> web.Response:

@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import os
 
 import pytest
 
@@ -120,7 +121,8 @@ async def test_of_two_writers_one_is_told_who_won(faulty_store):
     winners = [record for record in found if not isinstance(record, Exception)]
     losers = [error for error in found if isinstance(error, errors.CommitConflictError)]
     assert len(winners) == len(losers) == 1
-    assert winners[0].attempt in str(losers[0])
+    told = str(losers[0])
+    assert f"{winners[0].attempt}, written by process {os.getpid()}" in told
 
 
 async def test_a_prefix_that_is_an_object_is_foreign(faulty_store):

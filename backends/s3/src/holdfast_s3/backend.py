@@ -17,6 +17,7 @@ from holdfast_s3.session import S3Session
 from holdfast_s3.translation import explain
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
+from holdfast_storage.commit import layout
 from holdfast_storage.urls import resolve_url
 from holdfast_storage.values import (
     ByteRange,
@@ -326,7 +327,10 @@ class S3Backend(StorageBackend):
                 await self.delete(key)
 
     async def abort_uploads(self, prefix: str, *, older_than: float) -> int:
-        """See `StorageBackend.abort_uploads`. The age is by the store's own clock."""
+        """See `StorageBackend.abort_uploads`. The age is by the store's own clock.
+
+        Of the uploads below a prefix only those into an attempt are holdfast's.
+        """
         arguments: dict[str, Any] = {"Prefix": self._below(prefix)}
         aborted = 0
         while True:
@@ -337,7 +341,8 @@ class S3Backend(StorageBackend):
                 return aborted
             now = _now_by(page)
             for found in page.get("Uploads", ()):
-                if now - int(found["Initiated"].timestamp()) >= older_than:
+                old = now - int(found["Initiated"].timestamp()) >= older_than
+                if old and layout.in_attempt(found["Key"]):
                     which = {"Key": found["Key"], "UploadId": found["UploadId"]}
                     aborted += await self._abort_upload(which)
             if not page.get("IsTruncated"):

@@ -239,7 +239,10 @@ class StorageBackend(abc.ABC):
         )
 
     async def abort_uploads(self, prefix: str, *, older_than: float) -> int:
-        """Aborts unfinished multipart uploads older than `older_than` seconds; says how many."""
+        """Aborts unfinished uploads into attempts below a prefix; says how many.
+
+        Others' uploads are left alone, and so are those younger than `older_than` seconds.
+        """
         return 0
 
     async def settle(self, parent: str, listing: Listing) -> bool:

@@ -54,7 +54,7 @@ class DecidedRenameCommit(PointerCommit):
         stored = await read_record(self._backend, txn.final)
         if stored.attempt == txn.attempt and stored.record is not None:
             return stored.record
-        self._judge(stored, txn, replace=replace)
+        await self._judge(stored, txn, replace=replace)
         if not await self._is_inside(txn):
             await self._prepare(txn, manifest)
 
@@ -86,7 +86,7 @@ class DecidedRenameCommit(PointerCommit):
         stored = await read_record(self._backend, txn.final)
         if stored.attempt == txn.attempt and stored.record is not None:
             return stored.record
-        self._judge(stored, txn, replace=replace)
+        await self._judge(stored, txn, replace=replace)
         if await self._is_inside(txn):
             return await self._decide(txn, manifest, replace=replace)
         found = await occupant(self._backend, txn.final)

@@ -21,6 +21,7 @@ OURS = (COMMIT_FILE, MANIFEST_FILE)
 _HIDDEN = re.compile(
     r"\.(?P<leaf>.+)\.(?P<kind>attempt|dead|displaced|retired)-(?P<attempt>[0-9a-f]{32})(-[0-9a-f]+)?"
 )
+_IN_ATTEMPT = re.compile(r"(^|/)(attempt-|\.[^/]+\.attempt-)[0-9a-f]{32}/")
 
 _PARTIAL = re.compile(rf"\.(?P<leaf>.+){re.escape(PARTIAL_SUFFIX)}")
 
@@ -76,6 +77,11 @@ def parse_hidden(name: str) -> HiddenName | None:
 def inner(final: str, attempt: str) -> str:
     """The folder of an attempt inside its final."""
     return keys.join(final, INNER_PREFIX + attempt)
+
+
+def in_attempt(path: str) -> bool:
+    """Whether a path lies in an attempt, inside its final or beside it."""
+    return _IN_ATTEMPT.search(path) is not None
 
 
 def check_final(final: str, *, root: str) -> str:

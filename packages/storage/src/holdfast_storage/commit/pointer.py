@@ -18,9 +18,11 @@ from holdfast_metadata import (
     ATTEMPT_FILE,
     COMMIT_FILE,
     MANIFEST_FILE,
+    AttemptMark,
     CommitRecord,
     Manifest,
     ManifestEntry,
+    MetadataError,
 )
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
@@ -122,7 +124,7 @@ class PointerCommit(CommitStrategy):
         stored = await read_record(self._backend, txn.final)
         if stored.attempt == txn.attempt and stored.record is not None:
             return stored.record
-        self._judge(stored, txn, replace=replace)
+        await self._judge(stored, txn, replace=replace)
         replaced = await self._replaced_here(txn, replace=replace)
         await self._put_manifest(txn.staging, manifest)
         committed = await self._decide(txn, manifest, replace=replace)
@@ -139,7 +141,7 @@ class PointerCommit(CommitStrategy):
             committed_ns=time.time_ns(),
         )
 
-    def _judge(self, stored: StoredRecord, txn: Transaction, *, replace: bool) -> None:
+    async def _judge(self, stored: StoredRecord, txn: Transaction, *, replace: bool) -> None:
         """Refuses to go on where another attempt stands, or this one is fenced."""
         where = {"key": txn.final, "root": self._backend.root}
         if txn.attempt in stored.dead:
@@ -157,14 +159,24 @@ class PointerCommit(CommitStrategy):
             return
         if not replace:
             raise errors.CommitConflictError(
-                f"another attempt ({stored.attempt}) is committed here", **where
+                f"another attempt ({await self._who(txn.final, stored)}) is committed here", **where
             )
         if stored.attempt != txn.expects_attempt:
             raise errors.CommitConflictError(
-                f"the checkpoint to replace was {txn.expects_attempt}; {stored.attempt} was "
-                "committed meanwhile and stays",
+                f"the checkpoint to replace was {txn.expects_attempt}; "
+                f"{await self._who(txn.final, stored)} was committed meanwhile and stays",
                 **where,
             )
+
+    async def _who(self, final: str, stored: StoredRecord) -> str:
+        """The committed attempt and its writer, for the one that lost."""
+        assert stored.record is not None
+        try:
+            key = keys.join(final, stored.record.data, ATTEMPT_FILE)
+            mark = AttemptMark.from_bytes(await self._backend.get(key))
+        except (errors.StorageError, MetadataError):
+            return str(stored.attempt)
+        return f"{stored.attempt}, written by process {mark.pid} on {mark.host}"
 
     async def _put_manifest(self, staging: str, manifest: Manifest) -> None:
         key = keys.join(staging, MANIFEST_FILE)
@@ -217,7 +229,7 @@ class PointerCommit(CommitStrategy):
             stored = await read_record(self._backend, txn.final)
             if stored.attempt == txn.attempt and stored.record is not None:
                 return stored.record
-            self._judge(stored, txn, replace=replace)
+            await self._judge(stored, txn, replace=replace)
             await self._require_files(txn, staging, manifest)
             dead = stored.dead + ((stored.attempt,) if stored.attempt else ())
             new = dataclasses.replace(record, dead=dead)

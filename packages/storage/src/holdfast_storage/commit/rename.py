@@ -42,7 +42,7 @@ class RenameCommit(PointerCommit):
         if stored.attempt == txn.attempt and stored.record is not None:
             await self._look_at_displaced(txn)
             return stored.record
-        self._judge(stored, txn, replace=replace)
+        await self._judge(stored, txn, replace=replace)
         if await self._is_inside(txn):
             return await self._decide(txn, manifest, replace=replace)
         record = await self._put_record(txn, self._new_record(txn, manifest))
@@ -80,7 +80,7 @@ class RenameCommit(PointerCommit):
         if stored.attempt == txn.attempt and stored.record is not None:
             await self._look_at_displaced(txn)
             return stored.record
-        self._judge(stored, txn, replace=replace)
+        await self._judge(stored, txn, replace=replace)
         found = await occupant(self._backend, txn.final)
         await self._require_files(txn, txn.staging, manifest)
         if found.kind in ("ours", "orbax") and not replace:

@@ -121,7 +121,19 @@ class StorageBackendTests:
         await asyncio.gather(write(), read(), read())
 
     async def test_odd_but_legal_keys_work(self, backend: StorageBackend) -> None:
-        odd = ["ключ/日本", "a b", "a'b\"c", "#?%41", "x" * 200, ".hidden", "a/.b", "~"]
+        odd = [
+            "ключ/日本",
+            "a b",
+            "a'b\"c",
+            "#?%41",
+            "a+b",
+            "a%2Bb%20c",
+            "100%",
+            "x" * 200,
+            ".hidden",
+            "a/.b",
+            "~",
+        ]
         if not self.backslash_divides:
             odd.append("a\\b")
         for key in odd:
