@@ -21,6 +21,6 @@ class TestCommitInBadWeather(CommitTests):
     async def backend(self, faulty_store):
         backend = faulty_store.behind()
         await backend.commit_strategy()
-        for action, every in (("status", 11), ("drop", 13), ("drop_after", 7), ("truncate", 17)):
+        for action, every in (("status", 29), ("drop", 31), ("drop_after", 19), ("truncate", 37)):
             faulty_store.proxy.add(action, every=every, times=0)
         return backend
