@@ -8,7 +8,14 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import holdfast_checkpointer as hc
-from holdfast_checkpointer.args import ArraySave, PyTreeSave, SaveArgs, StandardSave
+from holdfast_checkpointer.args import (
+    ArraySave,
+    JaxRandomKeySave,
+    NumpyRandomKeySave,
+    PyTreeSave,
+    SaveArgs,
+    StandardSave,
+)
 from holdfast_checkpointer.arrays.options import (
     ArrayLoadOptions,
     ArraySaveOptions,
@@ -208,8 +215,10 @@ WRONG = {
     "another kind": ({"w": SaveArgs(dtype=np.int32)}, r"\['w'\]: float32 is not stored as int32"),
     "bool": ({"m": SaveArgs(dtype=np.float32)}, r"\['m'\]: bool is not stored as float32"),
     "complex": ({"c": SaveArgs(dtype=np.float32)}, r"\['c'\]: complex64 is not stored as"),
-    "too narrow": ({"n": SaveArgs(dtype=np.int8)}, r"\['n'\].*holds 300, which int8 cannot"),
+    "too narrow": ({"n": SaveArgs(dtype=np.int8)}, r"\['n'\].*holds 1000003, which int8"),
     "unsigned": ({"j": SaveArgs(dtype=np.uint32)}, r"\['j'\].*holds -1, which uint32 cannot"),
+    "a counter": ({"n": SaveArgs(dtype=jnp.bfloat16)}, r"\['n'\].*holds 1000003, which bfloat16"),
+    "beyond the range": ({"n": SaveArgs(dtype=np.float16)}, r"\['n'\].*holds 1000003, which float"),
     "a narrow number": ({"g": SaveArgs(dtype=np.int8)}, r"\['g'\].*holds 300"),
     "no bytes": ({"w": SaveArgs(chunk_byte_size=0)}, r"\['w'\]: chunk_byte_size must be"),
     "half a byte": ({"w": SaveArgs(chunk_byte_size=0.5)}, r"\['w'\]: chunk_byte_size must be"),
@@ -229,7 +238,7 @@ def mixed():
         "w": jnp.ones((3, 4)),
         "m": np.ones(2, bool),
         "c": np.ones(2, np.complex64),
-        "n": np.array([1, 300]),
+        "n": np.array([1, 300, 1_000_003]),
         "j": jnp.array([-1, 2]),
         "g": np.int64(300),
         "i": 3,
@@ -272,6 +281,38 @@ def test_every_leaf_that_is_stored_wrongly_is_listed():
         "['n']",
         "['w']",
     ]
+
+
+@pytest.mark.parametrize("value", [2**63 - 1, -(2**63), 2**24 + 1, 2**53 + 1])
+def test_an_integer_is_stored_as_a_float_only_if_it_is_one(value):
+    for dtype in (np.float16, np.float32, np.float64, jnp.bfloat16):
+        place = f"memory://options/int-{value}-{np.dtype(dtype).name}"
+        with np.errstate(over="ignore"):
+            made = float(dtype(value))
+        exact = np.isfinite(made) and int(made) == value
+        context = saving(storage_options=StorageOptions(dtype=dtype))
+        if exact:
+            hc.save(place, {"a": np.array([0, value])}, context=context)
+            assert int(hc.load(place)["a"][1]) == value
+        else:
+            with pytest.raises(StorageOptionsError, match=f"holds {value}"):
+                hc.save(place, {"a": np.array([0, value])}, context=context)
+
+
+def test_the_states_of_generators_are_stored_exactly_whatever_the_dtype_for_all(place):
+    context = saving(storage_options=StorageOptions(dtype=jnp.bfloat16))
+    items = {
+        "jax": JaxRandomKeySave(jax.random.key(2**31 + 7)),
+        "raw": JaxRandomKeySave(jax.random.PRNGKey(2**31 + 7)),
+        "numpy": NumpyRandomKeySave(np.random.RandomState(5).get_state()),
+    }
+    hc.save_checkpointables(place, items, context=context)
+    found = hc.load_checkpointables(place)
+    assert (jax.random.key_data(found["jax"]) == jax.random.key_data(items["jax"].item)).all()
+    assert (found["raw"] == items["raw"].item).all()
+    assert found["raw"].dtype == np.uint32
+    np.testing.assert_array_equal(found["numpy"][1], items["numpy"].item[1])
+    assert found["numpy"][1].dtype == np.uint32
 
 
 def test_what_a_creator_raises_comes_through_with_the_leaf_in_a_note():

@@ -52,6 +52,24 @@ def overflow_problem(array: np.ndarray[Any, Any], wanted: np.dtype[Any]) -> str 
     return f"holds {found}, which {wanted} cannot hold"
 
 
+def loss_problem(array: np.ndarray[Any, Any], wanted: np.dtype[Any]) -> str | None:
+    """Why integers would not all be there in another dtype, in words; None if they would.
+
+    Counters, raw keys and indices are integers: rounded to a float they are lost.
+    """
+    if array.size == 0 or dtype_kind(array.dtype) != "int":
+        return None
+    if dtype_kind(wanted) == "int":
+        return overflow_problem(array, wanted)
+    wide = array if array.dtype.kind in "iu" else array.astype(np.int64)
+    with np.errstate(all="ignore"):
+        floats = convert(array, wanted).astype(np.float64)
+        kept = np.isfinite(floats) & (floats.astype(wide.dtype) == wide)
+    if kept.all():
+        return None
+    return f"holds {wide[~kept].flat[0]}, which {wanted} cannot hold"
+
+
 def convert(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
     """The array in another dtype, rounded as NumPy does; itself if it has it already."""
     if array.dtype == dtype:
@@ -68,6 +86,3 @@ def convert(array: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any
 def _real(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     wide = array if array.dtype.kind == "c" else array.astype(np.complex64)
     return wide.real
-
-
-__all__ = ["convert", "dtype_kind", "is_narrowing", "may_become", "overflow_problem"]

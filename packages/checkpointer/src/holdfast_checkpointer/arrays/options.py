@@ -18,9 +18,9 @@ class StorageOptions:
 
     Attributes:
         dtype: The dtype to store, and to come back as. It is for arrays and NumPy scalars:
-            Python numbers are stored exactly, text, bytes and PRNG keys as they are. Within
-            a kind (bool, int, float, complex) or from int to float; anything else, and an
-            integer that the dtype cannot hold, is refused.
+            Python numbers are stored exactly; text, bytes, PRNG keys and the states of
+            generators as they are. Within a kind (bool, int, float, complex) or from int to
+            float; anything else, and an integer that the dtype cannot hold exactly, is refused.
         chunk_byte_size: A chunk is at most this large.
         shard_axes: The axes to cut into chunks first, before the leading ones. Axes that a
             leaf does not have are refused where the options are for that leaf alone.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from holdfast_checkpointer.args import (
     PyTreeRestore,
     PyTreeSave,
 )
+from holdfast_checkpointer.arrays.options import StorageOptions
 from holdfast_checkpointer.handlers.array import ArrayCheckpointHandler
 from holdfast_checkpointer.handlers.base import CheckpointHandler, StagedItem
 from holdfast_checkpointer.handlers.json import JsonCheckpointHandler
@@ -57,6 +59,7 @@ class _RandomKeyHandler(CheckpointHandler):
             TypeError: It is no such key or state.
         """
         inner, about = self._take(args.item)
+        context = _exact(context)
         return StagedParts(
             {
                 self._key_name: self._inner.stage(inner, context),
@@ -88,6 +91,16 @@ class _RandomKeyHandler(CheckpointHandler):
     async def describe(self, area: ReadArea) -> Any:
         """Shapes and dtypes of what is stored."""
         return await self._inner.describe(area.child(self._key_name))
+
+
+def _exact(context: Context) -> Context:
+    """The context without a dtype to store arrays in: a state of a generator is no number."""
+    saving = dataclasses.replace(
+        context.array.saving,
+        storage_options=StorageOptions(),
+        scoped_storage_options_creator=None,
+    )
+    return context.replace(array=dataclasses.replace(context.array, saving=saving))
 
 
 class JaxRandomKeyCheckpointHandler(_RandomKeyHandler):

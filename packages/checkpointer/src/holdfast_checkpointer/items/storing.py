@@ -14,9 +14,9 @@ import numpy as np
 from holdfast_checkpointer.args import SaveArgs
 from holdfast_checkpointer.arrays.casting import (
     convert,
-    is_narrowing,
+    dtype_kind,
+    loss_problem,
     may_become,
-    overflow_problem,
 )
 from holdfast_checkpointer.arrays.options import (
     ArraySaveOptions,
@@ -169,8 +169,8 @@ def _cast(leaf: Leaf, dtype: np.dtype[Any]) -> Leaf | str:
         return leaf
     if not may_become(saved, dtype):
         return f"{saved} is not stored as {dtype}: only a dtype of its kind, or float for int, is"
-    if is_narrowing(saved, dtype):
-        problem = overflow_problem(np.asarray(leaf.array), dtype)
+    if dtype_kind(saved) == "int":
+        problem = loss_problem(np.asarray(leaf.array), dtype)
         if problem:
             return f"{saved} is not stored as {dtype}: it {problem}"
     spec = dataclasses.replace(leaf.spec, dtype=dtype_name(dtype), weak_type=False)
