@@ -18,7 +18,7 @@ from holdfast_checkpointer.checkpointables import stage_checkpointables
 from holdfast_checkpointer.engine import partial as engine
 from holdfast_checkpointer.engine.names import STATE, check_final
 from holdfast_checkpointer.engine.response import AsyncResponse
-from holdfast_checkpointer.engine.saving import Contents, refuse_several_processes
+from holdfast_checkpointer.engine.saving import Contents, refuse_several_processes, start_save
 from holdfast_checkpointer.functions import stage_state
 
 Path = str | PathLike[str]
@@ -123,7 +123,8 @@ def save_checkpointables_async(
 def _save(path: Path, contents: Contents, context: options.Context) -> AsyncResponse[None]:
     backend, final = context.locate(path)
     check_final(final)
-    return AsyncResponse(
+    return start_save(
+        contents,
         engine.save_part(backend, final, contents, context.atomicity.mode),
         what=f"the save of a part of {path}",
         deadline=context.asynchronous.timeout_secs,

@@ -100,8 +100,12 @@ def mismatch(handler: Any, args: Any, *, save: bool) -> str | None:
 
 
 def wrong_arguments(expected: type, found: Any) -> str:
-    """The two classes; with their modules where the names alone would be the same."""
+    """The two classes, in words; with their modules if they are of different packages."""
     kind = type(found)
-    if expected.__name__ != kind.__name__:
-        return f"{expected.__name__}, got {kind.__name__}"
-    return f"{expected.__module__}.{expected.__name__}, got {kind.__module__}.{kind.__name__}"
+    if is_arguments(kind) and _package(expected) != _package(kind):
+        return f"{expected.__module__}.{expected.__name__}, got {kind.__module__}.{kind.__name__}"
+    return f"{expected.__name__}, got {kind.__name__}"
+
+
+def _package(kind: type) -> str:
+    return kind.__module__.partition(".")[0]

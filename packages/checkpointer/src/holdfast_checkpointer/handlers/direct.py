@@ -81,17 +81,20 @@ def start(
     waiting = _unfinished(handler)
 
     async def write() -> None:
-        await _refuse_checkpoints(directory, chosen)
-        for name, item in items.items():
-            await _refuse_taken(backend, keys.join(key, name), item)
         try:
+            await _refuse_checkpoints(directory, chosen)
+            for name, item in items.items():
+                await _refuse_taken(backend, keys.join(key, name), item)
             await run_all(_write(saving, name, item) for name, item in items.items())
+            await saving.area.sync()
         except BaseException:
-            waiting.pop(saving.area.label, None)
+            if waiting.get(saving.area.label) is saving:
+                del waiting[saving.area.label]
             raise
-        await saving.area.sync()
 
     if not all(item.staged.complete for item in items.values()):
+        if saving.area.label in waiting:
+            raise _occupied("a save that is not finalized", backend, key)
         waiting[saving.area.label] = saving
     saving.response = start_save(
         Contents(items),
@@ -131,11 +134,15 @@ async def _refuse_taken(backend: StorageBackend, key: str, item: Item) -> None:
     if not item.staged.complete:
         taken |= {name for name in files if _TREE_FILES.intersection(name.split("/"))}
     if taken:
-        raise DestinationOccupiedError(
-            f"something was saved here before ({min(taken)!r}); choose an empty folder",
-            key=key,
-            root=backend.root,
-        )
+        raise _occupied(repr(min(taken)), backend, key)
+
+
+def _occupied(found: str, backend: StorageBackend, key: str) -> DestinationOccupiedError:
+    return DestinationOccupiedError(
+        f"something was saved here before ({found}); choose an empty folder",
+        key=key,
+        root=backend.root,
+    )
 
 
 def finalize(handler: CheckpointHandler, directory: Path) -> None:
