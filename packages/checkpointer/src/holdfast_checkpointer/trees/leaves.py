@@ -71,6 +71,11 @@ def _refusal(value: Any) -> str:
     for base in (bool, int, float, str, bytes):
         if isinstance(value, base):
             return f"{name} would come back as plain {base.__name__}; pass {base.__name__} of it"
+    if hasattr(value, "__dict__") and not callable(value):
+        return (
+            f"{name} is no leaf that can be saved; if it holds some, make it a PyTree with "
+            "jax.tree_util.register_dataclass or register_pytree_with_keys"
+        )
     return f"{name} is no leaf that can be saved"
 
 
