@@ -404,14 +404,6 @@ def test_items_are_saved_and_loaded_in_the_background(place):
     assert same(hf.load_checkpointables_async(f"{place}/x").result(), {"a": np.arange(3)})
 
 
-class Iterator:
-    async def save(self, directory):
-        raise AssertionError("never called")
-
-    async def load(self, directory):
-        raise AssertionError("never called")
-
-
 @pytest.mark.parametrize(
     ("given", "kind", "told"),
     [
@@ -424,7 +416,6 @@ class Iterator:
         ({"a/b": 1}, ValueError, "cannot name an item"),
         ({"x": None}, ValueError, "item 'x' is None"),
         ({"ok": 1, "x": {"f": object()}}, ValueError, "f"),
-        ({"it": Iterator()}, NotImplementedError, "item 'it' is a Iterator that saves itself"),
     ],
 )
 def test_items_that_cannot_be_saved_are_refused_before_anything_is_written(

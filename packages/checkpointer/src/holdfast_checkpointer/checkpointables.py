@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import sys
 from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
 from holdfast_checkpointer import options
-from holdfast_checkpointer.args import (
-    CheckpointArgs,
-    Composite,
-    ProtoRestore,
-    ProtoSave,
-    PyTreeRestore,
-    PyTreeSave,
-)
+from holdfast_checkpointer.args import CheckpointArgs, Composite
 from holdfast_checkpointer.engine.layout import StoredCheckpoint, read_checkpoint
 from holdfast_checkpointer.engine.names import check_final, check_item_name
 from holdfast_checkpointer.engine.response import AsyncResponse
@@ -27,8 +18,12 @@ from holdfast_checkpointer.engine.saving import (
     start_save,
     write_checkpoint,
 )
+from holdfast_checkpointer.errors import InvalidLayoutError
 from holdfast_checkpointer.functions import check_custom_metadata, metadata
+from holdfast_checkpointer.handlers.base import Item
 from holdfast_checkpointer.handlers.composite import CompositeCheckpointHandler
+from holdfast_checkpointer.handlers.v1.loading import ItemsRequest
+from holdfast_checkpointer.handlers.v1.resolution import stage_item
 from holdfast_checkpointer.metadata import CheckpointMetadata
 from holdfast_checkpointer.safetensors.options import refuse_tensors
 
@@ -47,8 +42,10 @@ def save_checkpointables(
 
     Args:
         path: A path or URL; relative ones resolve against `HOLDFAST_ROOT`.
-        checkpointables: By name: PyTrees, protobuf messages, or the save arguments of a
-            handler (`args.JsonSave(config)`), which choose it.
+        checkpointables: By name: PyTrees, protobuf messages, objects that save themselves
+            (`StatefulCheckpointable`, such as a data iterator), whatever a handler of
+            `CheckpointablesOptions.registry` takes, or the save arguments of a handler
+            (`args.JsonSave(config)`), which choose it.
         overwrite: Replace a checkpoint that is there, as `save` does.
         custom_metadata: A JSON object to store beside the items.
         context: Options of this call.
@@ -113,11 +110,7 @@ def stage_checkpointables(
     """Validates everything, then snapshots the items as the contents of a checkpoint."""
     if custom_metadata is not None:
         check_custom_metadata(custom_metadata)
-    args = {name: _saving(name, item) for name, item in _named(checkpointables).items()}
-    if not args:
-        raise ValueError("checkpointables is empty: a checkpoint has at least one item")
-    items = CompositeCheckpointHandler().stage_all(Composite(**args), context)
-    return Contents(items, custom_metadata, marker=True)
+    return Contents(_stage(checkpointables, context), custom_metadata, marker=True)
 
 
 def load_checkpointables(
@@ -131,16 +124,17 @@ def load_checkpointables(
     Args:
         path: A path or URL of one checkpoint, holdfast's or Orbax's.
         abstract_checkpointables: The items to load: by name a target as `load` takes it, a
-            message's class, the restore arguments of a handler, or None for the item as it
-            was saved. None or empty loads all items. The result of
-            `checkpointables_metadata` is one, too.
+            message's class, an object that loads itself, what the item's handler takes, the
+            restore arguments of a handler, or None for the item as it was saved. None or empty
+            loads all items, without metrics and, with a warning, without those that only
+            their own object can load. The result of `checkpointables_metadata` is one, too.
         context: Options of this call.
 
     Raises:
         FileNotFoundError: No checkpoint is committed there; the message says what is.
-        KeyError: The checkpoint has no such item; the message lists those it has.
-        ValueError: A target does not fit, the bytes are damaged, or an item's handler is
-            not known.
+        KeyError: The checkpoint has no such item (`ItemNotFoundError`, which lists those it
+            has), or an item's handler is not known (`NoHandlerError`).
+        ValueError: A target does not fit, or the bytes are damaged.
     """
     return load_checkpointables_async(path, abstract_checkpointables, context=context).result()
 
@@ -157,12 +151,11 @@ def load_checkpointables_async(
     backend, final = chosen.locate(path)
     if isinstance(abstract_checkpointables, CheckpointMetadata):
         abstract_checkpointables = abstract_checkpointables.items
-    targets = _named(abstract_checkpointables or {})
-    handler = CompositeCheckpointHandler()
-    request = handler.prepare_inferred({name: _restoring(item) for name, item in targets.items()})
+    targets = {} if abstract_checkpointables is None else _named(abstract_checkpointables)
+    request = ItemsRequest.of(targets)
 
     async def body(stored: StoredCheckpoint) -> dict[str, Any]:
-        return dict(await handler.fetch_all(stored, request, chosen))
+        return await request.fetch(stored, chosen)
 
     return AsyncResponse(
         read_checkpoint(backend, final, body),
@@ -176,12 +169,17 @@ def checkpointables_metadata(
 ) -> CheckpointMetadata:
     """Describes every item without reading arrays: `metadata` is a dict of them by name.
 
-    An item that is no PyTree is None there.
+    An item that is no PyTree is what its handler tells of it, or None.
 
     Raises:
-        FileNotFoundError: No checkpoint is committed there.
+        FileNotFoundError: No checkpoint is committed there, or (`InvalidLayoutError`) its one
+            item has no name.
     """
     found = metadata(path, context=context)
+    if "" in found.items:
+        raise InvalidLayoutError(
+            f"{found.path} has one item, without a name: metadata(path) describes it"
+        )
     return dataclasses.replace(found, metadata=dict(found.items))
 
 
@@ -192,40 +190,20 @@ def _named(checkpointables: Any) -> dict[str, Any]:
     return {check_item_name(name): item for name, item in checkpointables.items()}
 
 
-def _saving(name: str, item: Any) -> CheckpointArgs:
-    """The save arguments of an item, which choose its handler."""
-    if isinstance(item, CheckpointArgs):
-        return item
-    if item is None:
-        raise ValueError(f"item {name!r} is None, which holds nothing to save; leave it out")
-    if _is_stateful(item):
-        raise NotImplementedError(
-            f"item {name!r} is a {type(item).__name__} that saves itself (it has async save and "
-            "load); this version of holdfast does not save such objects yet: save their state "
-            "as a PyTree or with args.JsonSave"
-        )
-    return ProtoSave(item) if _is_message(item) else PyTreeSave(item)
-
-
-def _restoring(item: Any) -> CheckpointArgs | None:
-    if item is None or isinstance(item, CheckpointArgs):
-        return item
-    if isinstance(item, type) and _is_message(item):
-        return ProtoRestore(item)
-    return PyTreeRestore(item)
-
-
-def _is_stateful(item: Any) -> bool:
-    """Whether an object is a `StatefulCheckpointable` of Orbax's."""
-    return all(
-        inspect.iscoroutinefunction(getattr(type(item), method, None))
-        for method in ("save", "load")
-    )
-
-
-def _is_message(item: Any) -> bool:
-    """Whether it is a protobuf message or a class of them; whoever has one has imported it."""
-    module = sys.modules.get("google.protobuf.message")
-    if module is None:
-        return False
-    return issubclass(item if isinstance(item, type) else type(item), module.Message)
+def _stage(checkpointables: Any, context: options.Context) -> dict[str, Item]:
+    """Every item, staged by the handler that its arguments or the registry choose."""
+    named = _named(checkpointables)
+    if not named:
+        raise ValueError("checkpointables is empty: a checkpoint has at least one item")
+    given = {name: item for name, item in named.items() if isinstance(item, CheckpointArgs)}
+    staged = {}
+    if given:
+        staged.update(CompositeCheckpointHandler().stage_all(Composite(**given), context))
+    for name, item in sorted(named.items()):
+        if name not in given:
+            try:
+                staged[name] = stage_item(name, item, context)
+            except Exception as error:
+                error.add_note(f"in item {name!r}")
+                raise
+    return staged

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from holdfast_metadata import HoldfastError
-from holdfast_storage import CheckpointNotFoundError
+from holdfast_storage import errors as storage
 
+InvalidLayoutError = storage.InvalidLayoutError
 _SHOWN = 20
 
 
@@ -44,6 +45,10 @@ class PartialSaveReplacementError(HoldfastError, ValueError):
             "the parts that were saved stay; leave these out, or finalize at another path"
         )
         self.problems = tuple(problems)
+
+
+class UnsupportedTargetError(TreeMismatchError, TypeError):
+    """A leaf of the target is of a type that says nothing about what to load."""
 
 
 class UnsupportedLeafError(HoldfastError, ValueError):
@@ -91,10 +96,6 @@ class NoEntryError(HoldfastError, KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0])
-
-
-class InvalidLayoutError(CheckpointNotFoundError, ValueError):
-    """What is there is not of the layout that was asked for; the message says what is there."""
 
 
 class TensorNotFoundError(HoldfastError, KeyError):

@@ -10,8 +10,7 @@ from os import PathLike
 from typing import Any, TypeVar
 
 from holdfast_checkpointer import options
-from holdfast_checkpointer.args import PyTreeRestore, PyTreeSave
-from holdfast_checkpointer.engine.layout import StoredCheckpoint
+from holdfast_checkpointer.engine.layout import StoredCheckpoint, refuse_no_checkpoint
 from holdfast_checkpointer.engine.names import (
     AUTO,
     STATE,
@@ -27,8 +26,9 @@ from holdfast_checkpointer.engine.saving import (
     write_checkpoint,
 )
 from holdfast_checkpointer.engine.verification import VerifyReport, verify_checkpoint
-from holdfast_checkpointer.handlers.base import Item
-from holdfast_checkpointer.handlers.pytree import PyTreeCheckpointHandler
+from holdfast_checkpointer.handlers.v1.builtin import PyTreeHandler
+from holdfast_checkpointer.handlers.v1.loading import Wanted, fetch_item, find_handler
+from holdfast_checkpointer.handlers.v1.resolution import has_foreign, stage_tree
 from holdfast_checkpointer.metadata import CheckpointMetadata, describe_checkpoint
 from holdfast_checkpointer.safetensors.files import Found
 from holdfast_checkpointer.safetensors.load import (
@@ -38,7 +38,7 @@ from holdfast_checkpointer.safetensors.load import (
     read_by_layout,
 )
 from holdfast_checkpointer.safetensors.options import CheckpointLayout, refuse_tensors
-from holdfast_metadata import require_json
+from holdfast_metadata import NotJsonError, require_json
 from holdfast_storage import (
     CheckpointNotFoundError,
     DamagedCheckpointError,
@@ -143,20 +143,20 @@ def stage_state(
     check_item_name(name)
     if custom_metadata is not None:
         check_custom_metadata(custom_metadata)
-    handler = PyTreeCheckpointHandler()
-    item = Item(handler.stage(PyTreeSave(state), context), handler.typestr())
-    return Contents({name: item}, custom_metadata, marker=marker)
+    if state is None:
+        raise ValueError(f"item {name!r} is None, which holds nothing to save")
+    return Contents({name: stage_tree(name, state, context)}, custom_metadata, marker=marker)
 
 
 def check_custom_metadata(custom_metadata: Any) -> None:
     """Refuses custom metadata that is not a JSON object.
 
     Raises:
-        ValueError: The message says where in it and what was found.
+        NotJsonError: A `ValueError` that says where in it and what was found.
     """
     if not isinstance(custom_metadata, Mapping):
         kind = type(custom_metadata).__name__
-        raise ValueError(f"custom_metadata must be a JSON object (a dict), got {kind}")
+        raise NotJsonError(f"custom_metadata must be a JSON object (a dict), got {kind}")
     require_json(dict(custom_metadata), what="custom_metadata")
 
 
@@ -233,14 +233,19 @@ def load_from(
     check_loaded_name(checkpointable_name)
     if isinstance(abstract_state, CheckpointMetadata):
         abstract_state = abstract_state.metadata
-    handler = PyTreeCheckpointHandler()
-    request = handler.prepare(PyTreeRestore(abstract_state, **restore))
+    wanted = Wanted(abstract_state, **restore)
+    tree = PyTreeHandler()
+    foreign = has_foreign(context.checkpointables.registry)
+    if not foreign:
+        wanted.for_handler(tree)
 
     async def body(stored: StoredCheckpoint) -> Any:
         name = await stored.find_tree(checkpointable_name)
-        return await handler.fetch(stored.item_area(name), request, context)
+        handler = await find_handler(stored, name, abstract_state, context) if foreign else tree
+        return await fetch_item(stored, name, handler or tree, wanted, context)
 
     async def tensors(found: Found) -> Any:
+        request = wanted.for_handler(tree)
         return await load_tensors(found, checkpointable_name, request, context)
 
     return AsyncResponse(
@@ -294,7 +299,7 @@ def metadata_from(
     chosen = options.current(context)
 
     async def body(stored: StoredCheckpoint) -> CheckpointMetadata:
-        return await describe_checkpoint(backend, stored, name=name)
+        return await describe_checkpoint(backend, stored, name=name, context=chosen)
 
     async def tensors(found: Found) -> CheckpointMetadata:
         return await describe_tensors(found, chosen)
@@ -316,10 +321,11 @@ def is_checkpoint(path: Path, *, context: options.Context | None = None) -> bool
     tensors = layout is CheckpointLayout.SAFETENSORS
     if found.kind == "foreign" or tensors:
         return layout is not CheckpointLayout.ORBAX and _run(holds_tensors(backend, final))
-    if found.kind != "ours":
-        return found.kind == "orbax"
+    if found.kind not in ("ours", "orbax"):
+        return False
     try:
-        _run(open_committed(backend, final))
+        ours = found.kind == "ours"
+        _run(open_committed(backend, final) if ours else refuse_no_checkpoint(backend, final))
     except (CheckpointNotFoundError, IncompleteCheckpointError):
         return False
     return True

@@ -13,6 +13,7 @@ from holdfast_checkpointer.engine.names import AUTO, METRICS
 from holdfast_checkpointer.handlers.base import CheckpointHandler
 from holdfast_checkpointer.handlers.json import JsonCheckpointHandler
 from holdfast_checkpointer.handlers.pytree import PyTreeCheckpointHandler
+from holdfast_checkpointer.handlers.v1.loading import describe_other
 from holdfast_checkpointer.options import Context
 from holdfast_metadata.orbax import ITEM_METADATA_FILE
 from holdfast_storage import StorageBackend
@@ -28,7 +29,7 @@ class CheckpointMetadata:
             arrays and the values themselves for numbers, strings and bytes. It can be
             given to `load` as the target. None if the checkpoint holds no PyTree.
         items: The same for every item, by name; "" in the flat layout. An item that is
-            no PyTree is None.
+            no PyTree is what its handler tells of it, or None.
         custom_metadata: What the caller stored beside the state.
         init_timestamp_nsecs: When the save began, by the writer's clock, if known.
         commit_timestamp_nsecs: When it was committed, by the writer's clock, if known.
@@ -111,7 +112,11 @@ async def describe_step(stored: StoredCheckpoint, handler: CheckpointHandler) ->
 
 
 async def describe_checkpoint(
-    backend: StorageBackend, stored: StoredCheckpoint, *, name: str | None = AUTO
+    backend: StorageBackend,
+    stored: StoredCheckpoint,
+    *,
+    name: str | None = AUTO,
+    context: Context | None = None,
 ) -> CheckpointMetadata:
     """Describes every item of an opened checkpoint; `metadata` is that of the one named.
 
@@ -126,7 +131,7 @@ async def describe_checkpoint(
         if item == METRICS:
             continue
         if ITEM_METADATA_FILE not in await area.names():
-            items[item] = None
+            items[item] = await describe_other(stored, item, context or Context())
             continue
         items[item] = await handler.describe(area)
         reasons[item] = await handler.orbax_reason(area)

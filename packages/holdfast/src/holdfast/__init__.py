@@ -16,7 +16,18 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from holdfast import args, arrays, checkpoint_utils, errors, options, partial, training, tree
+    from holdfast import (
+        args,
+        arrays,
+        checkpoint_utils,
+        errors,
+        handlers,
+        options,
+        partial,
+        path,
+        training,
+        tree,
+    )
     from holdfast_checkpointer.async_checkpointer import AsyncCheckpointer
     from holdfast_checkpointer.checkpointables import (
         checkpointables_metadata,
@@ -57,6 +68,10 @@ if TYPE_CHECKING:
         create_default_handler_registry,
     )
     from holdfast_checkpointer.handlers.standard import StandardCheckpointHandler
+    from holdfast_checkpointer.handlers.v1.protocols import (
+        CheckpointableHandler,
+        StatefulCheckpointable,
+    )
     from holdfast_checkpointer.items.tree_metadata import TreeMetadata
     from holdfast_checkpointer.metadata import CheckpointMetadata, StepMetadata
     from holdfast_checkpointer.options import Context
@@ -76,6 +91,7 @@ _SOURCES = {
     "CheckpointHandler": "holdfast_checkpointer.handlers.base",
     "CheckpointHandlerRegistry": "holdfast_checkpointer.handlers.registry",
     "CheckpointMetadata": "holdfast_checkpointer.metadata",
+    "CheckpointableHandler": "holdfast_checkpointer.handlers.v1.protocols",
     "Checkpointer": "holdfast_checkpointer.checkpointer",
     "CompositeCheckpointHandler": "holdfast_checkpointer.handlers.composite",
     "CompositeOptions": "holdfast_checkpointer.handlers.constructor_options",
@@ -89,6 +105,7 @@ _SOURCES = {
     "PyTreeCheckpointer": "holdfast_checkpointer.ready_made",
     "StandardCheckpointHandler": "holdfast_checkpointer.handlers.standard",
     "StandardCheckpointer": "holdfast_checkpointer.ready_made",
+    "StatefulCheckpointable": "holdfast_checkpointer.handlers.v1.protocols",
     "StepMetadata": "holdfast_checkpointer.metadata",
     "TreeMetadata": "holdfast_checkpointer.items.tree_metadata",
     "VerifyReport": "holdfast_checkpointer.engine.verification",
@@ -126,8 +143,10 @@ _SUBMODULES = frozenset(
         "arrays",
         "checkpoint_utils",
         "errors",
+        "handlers",
         "options",
         "partial",
+        "path",
         "training",
         "tree",
     }
@@ -142,6 +161,7 @@ __all__ = [
     "CheckpointHandler",
     "CheckpointHandlerRegistry",
     "CheckpointMetadata",
+    "CheckpointableHandler",
     "Checkpointer",
     "CompositeCheckpointHandler",
     "CompositeOptions",
@@ -155,6 +175,7 @@ __all__ = [
     "PyTreeCheckpointer",
     "StandardCheckpointHandler",
     "StandardCheckpointer",
+    "StatefulCheckpointable",
     "StepMetadata",
     "TreeMetadata",
     "VerifyReport",
@@ -169,6 +190,7 @@ __all__ = [
     "delete_async",
     "errors",
     "export_safetensors",
+    "handlers",
     "is_checkpoint",
     "load",
     "load_async",
@@ -177,6 +199,7 @@ __all__ = [
     "metadata",
     "options",
     "partial",
+    "path",
     "save",
     "save_async",
     "save_checkpointables",

@@ -7,7 +7,6 @@ does not fit a `ValueError`.
 
 from holdfast_checkpointer.errors import (
     AlreadyExistsError,
-    InvalidLayoutError,
     ItemNotFoundError,
     NoEntryError,
     NoHandlerError,
@@ -22,9 +21,15 @@ from holdfast_checkpointer.errors import (
     UnsavableFileError,
     UnsupportedLeafError,
     UnsupportedOptionError,
+    UnsupportedTargetError,
 )
 from holdfast_manager.errors import StepAlreadyExistsError, StepNotFoundError
-from holdfast_metadata.errors import HoldfastError, MetadataError, NewerFormatError
+from holdfast_metadata.errors import (
+    HoldfastError,
+    MetadataError,
+    NewerFormatError,
+    NotJsonError,
+)
 from holdfast_storage.errors import (
     AttemptLostError,
     CheckpointChangedError,
@@ -37,6 +42,7 @@ from holdfast_storage.errors import (
     DestinationOccupiedError,
     IncompleteCheckpointError,
     InvalidKeyError,
+    InvalidLayoutError,
     InvalidURLError,
     ObjectExistsError,
     ObjectNotFoundError,
@@ -75,6 +81,7 @@ __all__ = [
     "NoEntryError",
     "NoHandlerError",
     "NotFinalizedError",
+    "NotJsonError",
     "ObjectExistsError",
     "ObjectNotFoundError",
     "PartialSaveReplacementError",
@@ -100,4 +107,5 @@ __all__ = [
     "UnsupportedLeafError",
     "UnsupportedOperationError",
     "UnsupportedOptionError",
+    "UnsupportedTargetError",
 ]

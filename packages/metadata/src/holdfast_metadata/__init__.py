@@ -5,7 +5,12 @@ from holdfast_metadata.commit import COMMIT_FILE, CommitRecord
 from holdfast_metadata.digest import Digester, digest_bytes, matches_digest
 from holdfast_metadata.digests import DIGESTS_DIR, ArrayDigests, ChunkDigests
 from holdfast_metadata.dtypes import dtype_from_name, dtype_name
-from holdfast_metadata.errors import HoldfastError, MetadataError, NewerFormatError
+from holdfast_metadata.errors import (
+    HoldfastError,
+    MetadataError,
+    NewerFormatError,
+    NotJsonError,
+)
 from holdfast_metadata.json_codec import canonical_json, ordered_json, parse_json, require_json
 from holdfast_metadata.keys import Key
 from holdfast_metadata.manifest import MANIFEST_FILE, Manifest, ManifestEntry
@@ -49,6 +54,7 @@ __all__ = [
     "NewerFormatError",
     "Node",
     "NoneNode",
+    "NotJsonError",
     "SequenceNode",
     "TreeDocument",
     "canonical_json",

@@ -15,6 +15,13 @@ class MetadataError(HoldfastError, ValueError):
     """A document is not what its schema says; nothing was read from it."""
 
 
+class NotJsonError(MetadataError, TypeError):
+    """A caller's value is not one that JSON holds; nothing was written.
+
+    A `TypeError` too, which Orbax raises for it.
+    """
+
+
 class NewerFormatError(MetadataError):
     """A document was written by a newer holdfast than this one.
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from holdfast_metadata.errors import MetadataError
+from holdfast_metadata.errors import MetadataError, NotJsonError
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _canonical = json.JSONEncoder(
@@ -101,13 +101,13 @@ def require_json(value: Any, *, what: str) -> None:
     come back plain; `value` itself may be any mapping. Everything else comes back equal.
 
     Raises:
-        MetadataError: Names the place inside `what`, what was found and what is accepted.
+        NotJsonError: Names the place inside `what`, what was found and what is accepted.
 
     Example:
         >>> require_json({"lr": [0.1, None]}, what="custom_metadata")
         >>> require_json({"lr": {1: 2}}, what="custom_metadata")
         Traceback (most recent call last):
-        holdfast_metadata.errors.MetadataError: custom_metadata['lr'] has the key 1 (int); \
+        holdfast_metadata.errors.NotJsonError: custom_metadata['lr'] has the key 1 (int); \
 JSON objects have text keys
     """
     if isinstance(value, Mapping):
@@ -115,14 +115,14 @@ JSON objects have text keys
     try:
         problem = _problem(value)
     except RecursionError:
-        raise MetadataError(f"{what} contains itself or is nested too deeply") from None
+        raise NotJsonError(f"{what} contains itself or is nested too deeply") from None
     if problem is not None:
         place, message = problem
-        raise MetadataError(f"{what}{place} {message}")
+        raise NotJsonError(f"{what}{place} {message}")
     try:
         canonical_json(value)
     except MetadataError as error:
-        raise MetadataError(f"{what} {error}") from error
+        raise NotJsonError(f"{what} {error}") from error
 
 
 def _problem(value: Any) -> tuple[str, str] | None:

@@ -95,11 +95,15 @@ class CommitUnknownError(CommitError):
     """
 
 
-class CheckpointNotFoundError(StorageError, FileNotFoundError, ValueError):
-    """No checkpoint is committed there; the message says what is there instead.
+class InvalidLayoutError(StorageError, FileNotFoundError, ValueError):
+    """There is no checkpoint of the layout that was asked for; the message says what is there.
 
-    A `ValueError` too, which Orbax's v1 functions raise.
+    A `ValueError` as Orbax has it, and a `FileNotFoundError` as its documentation has it.
     """
+
+
+class CheckpointNotFoundError(InvalidLayoutError):
+    """No checkpoint is committed there; the message says what is there instead."""
 
 
 class UnfinishedCheckpointError(CheckpointNotFoundError):

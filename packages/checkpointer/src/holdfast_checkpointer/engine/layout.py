@@ -123,7 +123,7 @@ async def read_checkpoint(
     """
     found = await occupant(backend, final)
     if found.kind == "orbax":
-        await _refuse_unfinished_orbax(backend, final)
+        await refuse_no_checkpoint(backend, final)
         return await body(await describe_area(open_plain(backend, final), final, ours=False))
 
     async def ours(area: ReadArea) -> T:
@@ -132,7 +132,12 @@ async def read_checkpoint(
     return await reading(backend, final, ours)
 
 
-async def _refuse_unfinished_orbax(backend: StorageBackend, final: str) -> None:
+async def refuse_no_checkpoint(backend: StorageBackend, final: str) -> None:
+    """Refuses what has Orbax's marks and is no checkpoint: a temporary one, or an item of one.
+
+    Raises:
+        CheckpointNotFoundError: The message says what it is.
+    """
     if ORBAX_TEMPORARY in keys.leaf(final):
         raise UnfinishedCheckpointError(
             "this is the temporary directory of an Orbax save that was never committed",

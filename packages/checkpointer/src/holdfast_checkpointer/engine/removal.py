@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 
-from holdfast_checkpointer.engine.layout import StoredCheckpoint, describe_area
+from holdfast_checkpointer.engine.layout import (
+    StoredCheckpoint,
+    describe_area,
+    refuse_no_checkpoint,
+)
 from holdfast_metadata.orbax import STEP_METADATA_FILE
-from holdfast_storage import CheckpointNotFoundError, StorageBackend, UnsupportedOperationError
+from holdfast_storage import (
+    CheckpointNotFoundError,
+    InvalidLayoutError,
+    StorageBackend,
+    UnsupportedOperationError,
+)
 from holdfast_storage.commit import (
     CommittedArea,
     occupant,
@@ -40,6 +49,7 @@ async def remove_item(backend: StorageBackend, final: str, name: str, *, missing
         UnsupportedOperationError: Orbax wrote the checkpoint.
     """
     if (await occupant(backend, final)).kind == "orbax":
+        await refuse_no_checkpoint(backend, final)
         raise UnsupportedOperationError(
             f"Orbax wrote this checkpoint: item {name!r} cannot be taken out of it in one step; "
             "load what is to stay and save it",
@@ -63,7 +73,7 @@ async def remove_item(backend: StorageBackend, final: str, name: str, *, missing
 
     try:
         await reading(backend, final, body)
-    except CheckpointNotFoundError:
+    except InvalidLayoutError:
         if missing_ok:
             return False
         raise

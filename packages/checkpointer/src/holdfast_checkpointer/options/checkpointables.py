@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+
+from holdfast_checkpointer.handlers.v1.registry import (
+    GLOBAL_VIEW,
+    CheckpointableHandlerRegistry,
+)
+
+_METHODS = ("get", "has", "get_all_entries", "get_secondary_typestrs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,7 +17,16 @@ class CheckpointablesOptions:
     """Which handlers save and load the items of a checkpoint.
 
     Attributes:
-        registry: See `handlers.local_registry`; None stands for the global one.
+        registry: See `handlers.local_registry`; by default a view of the global one, through
+            which nothing can be added.
     """
 
-    registry: Any = None
+    registry: CheckpointableHandlerRegistry = field(default_factory=lambda: GLOBAL_VIEW)
+
+    def __post_init__(self) -> None:
+        missing = [name for name in _METHODS if not callable(getattr(self.registry, name, None))]
+        if missing:
+            raise ValueError(
+                f"registry must be a handlers.CheckpointableHandlerRegistry, got "
+                f"{self.registry!r}, which has no {', '.join(missing)}"
+            )

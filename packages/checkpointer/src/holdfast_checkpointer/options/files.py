@@ -74,10 +74,9 @@ class AtomicityOptions:
     Attributes:
         mode: An `AtomicityMode` or its text. Other than "auto" it is a requirement: storage that
             commits in the other way refuses the save, before anything is written.
-        allow_legacy_atomic_rename: Whether to read Orbax's checkpoints that lack
-            `commit_success.txt` from storage where Orbax commits by that file. Old versions
-            wrote none when they renamed, so a copy of such a checkpoint lacks it; but so does
-            one that was never finished.
+        allow_legacy_atomic_rename: Orbax's checkpoints that lack `commit_success.txt` are read
+            whatever this is: old versions wrote none, and wherever such a checkpoint was copied
+            to, it is one. Both are accepted.
     """
 
     mode: AtomicityMode = AtomicityMode.AUTO

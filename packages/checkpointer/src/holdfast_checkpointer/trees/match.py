@@ -12,7 +12,7 @@ import ml_dtypes  # noqa: F401 - registers the dtypes that names refer to
 import numpy as np
 
 from holdfast_checkpointer.arrays.casting import may_become
-from holdfast_checkpointer.errors import TreeMismatchError
+from holdfast_checkpointer.errors import TreeMismatchError, UnsupportedTargetError
 from holdfast_checkpointer.trees.asks import (
     PYTHON_TYPES,
     Ask,
@@ -150,12 +150,14 @@ def match(target: Target, saved: Node, rules: Rules) -> list[Want]:
         rules: How strict to be.
 
     Raises:
-        TreeMismatchError: Lists every missing, extra, misshapen and mistyped leaf.
+        TreeMismatchError: Lists every missing, extra, misshapen and mistyped leaf; an
+            `UnsupportedTargetError` if one says nothing about what to load.
     """
     matcher = _Matcher(iter(target.leaves), rules)
     matcher.visit(target.shape, saved, ())
     if matcher.problems:
-        raise TreeMismatchError(matcher.problems)
+        kind = UnsupportedTargetError if matcher.says_nothing else TreeMismatchError
+        raise kind(matcher.problems)
     return matcher.wants
 
 
@@ -170,6 +172,7 @@ class _Matcher:
         self._rules = rules
         self.wants: list[Want] = []
         self.problems: list[str] = []
+        self.says_nothing = False
 
     def visit(self, shape: Shape, node: Node, path: Path) -> None:
         if shape.kind in ("leaf", "none"):
@@ -281,6 +284,7 @@ class _Matcher:
         """What to make of a saved leaf, or in words why it cannot be."""
         ask = ask_of(value, layouts=self._rules.layouts)
         if isinstance(ask, str):
+            self.says_nothing = True
             return ask
         if ask.form == "saved" and ask.dtype is None:
             return Want(path, spec, "saved")

@@ -1,0 +1,202 @@
+"""How the engine drives handlers of named items: its own directly, others in a real folder."""
+
+from __future__ import annotations
+
+import abc
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from os import PathLike
+from typing import Any
+
+from holdfast_checkpointer.handlers.base import CheckpointHandler, Item, ItemRecord, StagedItem
+from holdfast_checkpointer.handlers.foreign.calls import (
+    Worker,
+    as_path,
+    run_coroutine,
+    where_called,
+)
+from holdfast_checkpointer.handlers.foreign.folders import ItemFolder, readable_folder
+from holdfast_checkpointer.handlers.v1.builtin import EngineHandler
+from holdfast_checkpointer.options import Context, FileOptions
+from holdfast_storage import ReadArea, WriteArea
+
+_log = logging.getLogger(__name__)
+
+
+class Driver(abc.ABC):
+    """Saves, loads and describes one item with one handler."""
+
+    @abc.abstractmethod
+    def stage(self, checkpointable: Any, context: Context) -> Item:
+        """The blocking half of a save."""
+
+    @abc.abstractmethod
+    async def fetch(self, area: ReadArea, request: Any, context: Context) -> Any:
+        """Reads the item. `request` is what the engine's handler prepared, or the abstract item."""
+
+
+class EngineDriver(Driver):
+    """Drives one of holdfast's own handlers."""
+
+    def __init__(self, handler: EngineHandler) -> None:
+        self.handler = handler
+        self.engine: CheckpointHandler = handler.engine()
+
+    def stage(self, checkpointable: Any, context: Context) -> Item:
+        """See `Driver.stage`."""
+        staged = self.engine.stage(self.handler.saving(checkpointable), context)
+        return Item(staged, self.engine.typestr())
+
+    def prepare(self, abstract_checkpointable: Any, **fields: Any) -> Any:
+        """Prepares a load, in the caller's thread."""
+        return self.engine.prepare(self.handler.restoring(abstract_checkpointable, **fields))
+
+    async def fetch(self, area: ReadArea, request: Any, context: Context) -> Any:
+        """See `Driver.fetch`."""
+        return await self.engine.fetch(area, request, context)
+
+
+class FolderDriver(Driver):
+    """Drives a handler of a user's, in a folder of the attempt or in a spool.
+
+    The body of `save` runs in the caller's thread, for what it reads may change as soon as the
+    caller goes on; the awaitable it returns runs in the background.
+    """
+
+    def __init__(self, handler: Any) -> None:
+        self.handler = handler
+
+    def stage(self, checkpointable: Any, context: Context) -> Item:
+        """See `Driver.stage`."""
+        staged = _StagedObject(self.handler, checkpointable, context.file)
+        return Item(staged, recorded_as(type(self.handler)))
+
+    async def fetch(self, area: ReadArea, request: Any, context: Context) -> Any:
+        """See `Driver.fetch`."""
+
+        async def load(folder: str) -> Any:
+            return await (await self.handler.load(as_path(folder), request))
+
+        return await in_folder(area, context.file, load)
+
+
+async def describe_item(handler: Any, area: ReadArea, name: str, context: Context) -> Any:
+    """What a user's handler says an item holds; None, with a warning, if it says nothing."""
+
+    async def metadata(folder: str) -> Any:
+        return await handler.metadata(as_path(folder))
+
+    try:
+        return await in_folder(area, context.file, metadata)
+    except Exception as error:  # noqa: BLE001 - it is the user's; the other items have metadata
+        kind = type(handler).__name__
+        _log.warning("item %r: %s gave no metadata: %r", name, kind, error)
+        return None
+
+
+async def in_folder(
+    area: ReadArea, options: FileOptions, call: Callable[[str], Awaitable[Any]]
+) -> Any:
+    """Runs a user's coroutine on the item's files, which are compared with what was saved."""
+    worker = Worker()
+    try:
+        async with readable_folder(area, options, worker) as folder:
+
+            async def run() -> Any:
+                return await call(folder)
+
+            return await where_called(lambda: run_coroutine(run), worker)
+    finally:
+        worker.end()
+
+
+def driver_of(handler: Any) -> Driver:
+    """What drives a handler. A subclass of one of holdfast's may do anything: it gets a folder."""
+    if isinstance(handler, EngineHandler) and type(handler).__module__ == EngineHandler.__module__:
+        return EngineDriver(handler)
+    return FolderDriver(handler)
+
+
+def recorded_as(handler: type) -> str:
+    """The handler string that a class is recorded by."""
+    own = getattr(handler, "recorded_as", None)
+    return own if isinstance(own, str) else f"{handler.__module__}.{handler.__qualname__}"
+
+
+class CreatedPath:
+    """A `PathAwaitingCreation` that need not wait: the folder is there."""
+
+    def __init__(self, path: Any) -> None:
+        self._path = path
+
+    def __truediv__(self, name: str | PathLike[str]) -> CreatedPath:
+        return CreatedPath(self._path / name)
+
+    def __fspath__(self) -> str:
+        return str(self._path)
+
+    def __repr__(self) -> str:
+        return f"CreatedPath({str(self._path)!r})"
+
+    @property
+    def path(self) -> Any:
+        """See `PathAwaitingCreation.path`."""
+        return self._path
+
+    async def await_creation(self) -> Any:
+        """See `PathAwaitingCreation.await_creation`."""
+        return self._path
+
+
+class _StagedObject(StagedItem):
+    """An item that a user's handler will save."""
+
+    calls = 1
+
+    def __init__(self, handler: Any, checkpointable: Any, options: FileOptions) -> None:
+        self._handler = handler
+        self._checkpointable = checkpointable
+        self._options = options
+        self._worker: Worker | None = None
+        self._folder: ItemFolder | None = None
+
+    async def write(self, area: WriteArea) -> ItemRecord:
+        """Lets the handler save in the caller's thread, and write in the background."""
+        self._worker = worker = Worker()
+        self._folder = folder = await ItemFolder.open(area, self._options, worker)
+        directory = CreatedPath(as_path(folder.path))
+
+        async def save() -> Any:
+            return await self._handler.save(directory, self._checkpointable)
+
+        writes = await where_called(lambda: run_coroutine(save), worker)
+        self._checkpointable = None
+        await worker.run(lambda: run_coroutine(lambda: self._finished(writes)))
+        await folder.check(worker)
+        return ItemRecord()
+
+    async def _finished(self, writes: Any) -> None:
+        if not isinstance(writes, Awaitable):
+            kind = type(self._handler).__name__
+            raise TypeError(
+                f"save of {kind} must return an awaitable that writes, got {type(writes).__name__}"
+            )
+        await writes
+
+    async def finish(self, area: WriteArea, records: Sequence[ItemRecord]) -> None:
+        """Makes what was written part of the attempt."""
+        assert self._worker is not None
+        assert self._folder is not None
+        await self._folder.hand_over(self._worker)
+
+    async def discard(self) -> None:
+        """See `StagedItem.discard`."""
+        worker, folder = self._worker, self._folder
+        self._worker = self._folder = None
+        if worker is None:
+            return
+        try:
+            if folder is not None:
+                await folder.discard(worker)
+        finally:
+            worker.end()
