@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import holdfast as hf
+from holdfast_checkpointer.arrays.snapshot import snapshot_all, transfers
 from holdfast_checkpointer.options import current
 
 o = hf.options
@@ -293,6 +294,40 @@ def test_arrays_are_written_in_batches_of_the_bytes_given(tmp_path):
     files = {n: len(list((tmp_path / n / "state" / "d").iterdir())) for n in ("one", "four")}
     assert files["four"] >= files["one"] + 3
     assert same(hf.load(tmp_path / "four"), arrays)
+
+
+def test_what_is_on_the_way_from_devices_is_bounded():
+    named = [(str(i), jax.numpy.zeros(250)) for i in range(7)]
+    named.insert(3, ("large", jax.numpy.zeros(10_000)))
+    named.insert(5, ("host", np.zeros(10_000)))  # is on no device
+    batches = list(transfers(named, 2500))
+    assert [item for batch in batches for item in batch] == named
+    sizes = [sum(v.nbytes for _, v in batch if isinstance(v, jax.Array)) for batch in batches]
+    assert sizes == [2000, 1000, 40_000, 2000, 2000]
+    assert list(transfers(named, None)) == [named]
+
+
+def test_a_bound_on_transfers_changes_nothing_that_is_saved(place):
+    memory = o.MemoryOptions(transfer_concurrent_bytes=2500)
+    saved = {f"layer{i}": jax.numpy.full(500, float(i)) for i in range(5)}
+    hf.save(place, saved, context=hf.Context(memory=memory))
+    assert same(hf.load(place), saved)
+
+
+def test_host_arrays_are_not_copied_if_the_caller_leaves_them_alone():
+    arrays = [("a", np.arange(10.0)), ("b", np.arange(10.0)[::2])]
+    kept = snapshot_all(arrays, copy_host=False)
+    assert np.shares_memory(kept[0].shards[0].data, arrays[0][1])
+    assert not np.shares_memory(kept[1].shards[0].data, arrays[1][1])  # is not contiguous
+    copied = snapshot_all(arrays)
+    assert not np.shares_memory(copied[0].shards[0].data, arrays[0][1])
+
+
+def test_arrays_that_are_not_copied_are_saved_as_they_are(place):
+    memory = o.MemoryOptions(deepcopy_host_arrays=False)
+    saved = {**tree(), "odd": np.arange(10.0)[::2], "big": np.arange(10.0, dtype=">f8")}
+    hf.save(place, saved, context=hf.Context(memory=memory))
+    assert same(hf.load(place), saved)
 
 
 def test_the_run_of_a_checkpointer_keeps_its_own_context(tmp_path):

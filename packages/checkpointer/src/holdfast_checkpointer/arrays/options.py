@@ -86,7 +86,8 @@ class ArraySaveOptions:
         max_replicas_for_replica_parallel: Likewise; only None is accepted.
         enable_replica_parallel_separate_folder: Likewise; only False is accepted.
         enable_write_sharding_file: Shardings are always recorded; False is refused.
-        array_metadata_store: Shapes of chunks are always recorded; nothing is accepted.
+        array_metadata_store: Shapes of chunks are always recorded; only Orbax's default is
+            accepted.
 
     Raises:
         ValueError: A value is impossible, or (`UnsupportedOptionError`) would have no
@@ -254,8 +255,14 @@ def _is_whole(value: Any) -> bool:
 
 
 def _refuse_others(name: str, value: Any, accepted: tuple[Any, ...], because: str) -> None:
-    if value not in accepted:
+    if not any(value is one or value == one for one in accepted) and not _is_orbax_default(value):
         shown = " or ".join(map(repr, accepted))
         raise UnsupportedOptionError(
             f"{name}={value!r} has no meaning here: {because}. Accepted: {shown}"
         )
+
+
+def _is_orbax_default(value: Any) -> bool:
+    """Whether this is the store that Orbax's options carry when nobody has chosen one."""
+    kind = type(value)
+    return kind.__name__ == "Store" and kind.__module__.startswith("orbax.checkpoint.")

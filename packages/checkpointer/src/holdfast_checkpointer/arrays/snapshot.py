@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,19 +85,32 @@ class StagedArray:
 
 
 def snapshot_all(
-    named: Sequence[tuple[str, Any]], rules: Sequence[StorageRule] | None = None
+    named: Sequence[tuple[str, Any]],
+    rules: Sequence[StorageRule] | None = None,
+    *,
+    transfer_bytes: int | None = None,
+    copy_host: bool = True,
 ) -> list[StagedArray]:
     """Takes a snapshot of many arrays: `jax.Array` or `np.ndarray`.
 
     NumPy arrays are copied. JAX arrays on the CPU are held, not copied: a step that
     donates them meanwhile allocates anew. From accelerators all copies start before the
     first is waited for.
+
+    Args:
+        named: The arrays, by name.
+        rules: How each is stored; None for as they are.
+        transfer_bytes: About how many bytes may be on the way from devices at once; None for
+            all of them.
+        copy_host: Whether to copy NumPy arrays; else the caller leaves them alone.
     """
-    for _, value in named:
-        if isinstance(value, jax.Array) and not _on_cpu(value):
-            for shard in value.addressable_shards:
-                shard.data.copy_to_host_async()
-    taken = [_snapshot(name, value) for name, value in named]
+    taken = []
+    for batch in transfers(named, transfer_bytes):
+        for _, value in batch:
+            if isinstance(value, jax.Array) and not _on_cpu(value):
+                for shard in value.addressable_shards:
+                    shard.data.copy_to_host_async()
+        taken += [_snapshot(name, value, copy_host=copy_host) for name, value in batch]
     if rules is None:
         return taken
     return [
@@ -108,14 +121,33 @@ def snapshot_all(
     ]
 
 
+def transfers(
+    named: Sequence[tuple[str, Any]], limit: int | None
+) -> Iterator[Sequence[tuple[str, Any]]]:
+    """The arrays in batches of at most `limit` bytes on devices; a larger array goes alone."""
+    if limit is None:
+        yield named
+        return
+    batch: list[tuple[str, Any]] = []
+    size = 0
+    for name, value in named:
+        nbytes = value.nbytes if isinstance(value, jax.Array) else 0
+        if batch and size + nbytes > limit:
+            yield batch
+            batch, size = [], 0
+        batch.append((name, value))
+        size += nbytes
+    yield batch
+
+
 def _on_cpu(value: jax.Array) -> bool:
     devices: set[Any] = value.sharding.device_set
     return all(device.platform == "cpu" for device in devices)
 
 
-def _snapshot(name: str, value: Any) -> StagedArray:
+def _snapshot(name: str, value: Any, *, copy_host: bool) -> StagedArray:
     if not isinstance(value, jax.Array):
-        host = np.array(value, order="C", copy=True)
+        host = np.array(value, order="C", copy=copy_host or None)
         if not host.dtype.isnative:
             host = host.astype(host.dtype.newbyteorder("="))
         return StagedArray(name, host.shape, host.dtype, (Shard(plan.whole(host.shape), host),))

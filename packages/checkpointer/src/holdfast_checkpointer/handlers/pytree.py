@@ -127,7 +127,12 @@ class PyTreeCheckpointHandler(CheckpointHandler):
             require_json(args.custom_metadata, what="custom_metadata")
         with uncollected():
             described = describe(args.item, StorageRequest(options, args.save_args))
-            arrays = snapshot_all(described.arrays(), described.array_rules())
+            arrays = snapshot_all(
+                described.arrays(),
+                described.array_rules(),
+                transfer_bytes=context.memory.transfer_concurrent_bytes,
+                copy_host=context.memory.deepcopy_host_arrays,
+            )
         handler = f"{type(self).__module__}.{type(self).__qualname__}"
         return _StagedPyTree(described, arrays, options, handler, args.custom_metadata)
 

@@ -172,7 +172,7 @@ class _StagedObject(StagedItem):
         writes = await where_called(lambda: run_coroutine(save), worker)
         self._checkpointable = None
         await worker.run(lambda: run_coroutine(lambda: self._finished(writes)))
-        await folder.check(worker)
+        await folder.check(worker, finalized=True)
         return ItemRecord()
 
     async def _finished(self, writes: Any) -> None:
