@@ -62,8 +62,9 @@ async def read_record_at(backend: StorageBackend, key: str) -> StoredRecord:
     except errors.ObjectNotFoundError:
         return StoredRecord()
     except errors.StoragePermissionError as error:
+        said = str(error).removesuffix(f" [{key!r} in {backend.root}]")  # told once, below
         raise errors.RecordForbiddenError(
-            f"the commit record cannot be read: {error}", key=key, root=backend.root
+            f"the commit record cannot be read: {said}", key=key, root=backend.root
         ) from error
     return StoredRecord(_parse(backend, key, data), info)
 
