@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import holdfast_checkpointer as hc
+from holdfast_checkpointer.handlers.v1.registry import local_registry
 from holdfast_manager import training
 from holdfast_manager.errors import StepAlreadyExistsError, StepNotFoundError
 from holdfast_manager.policies.preservation_policies import LatestN, PreserveAll
@@ -280,3 +281,38 @@ def test_a_copy_that_is_not_whole_is_never_the_latest(tmp_path, caplog):
             opened.load(3)
         with pytest.raises(FileExistsError):
             opened.save(3, state(4))
+
+
+def test_a_handler_of_a_user_s_takes_its_snapshot_before_the_save_returns(tmp_path):
+    class Holder:
+        value = 1
+
+    class HolderHandler:
+        async def save(self, directory, checkpointable):
+            taken = str(checkpointable.value)
+
+            async def write():
+                (await directory.await_creation() / "value").write_text(taken)
+
+            return write()
+
+        async def load(self, directory, abstract_checkpointable=None):
+            async def read():
+                return int((directory / "value").read_text())
+
+            return read()
+
+        def is_handleable(self, checkpointable):
+            return isinstance(checkpointable, Holder)
+
+        def is_abstract_handleable(self, abstract_checkpointable):
+            return None
+
+    registry = local_registry().add(HolderHandler, checkpointable_name="held")
+    context = hc.Context(checkpointables=hc.options.CheckpointablesOptions(registry=registry))
+    held = Holder()
+    with training.Checkpointer(tmp_path / "run", context=context) as checkpointer:
+        response = checkpointer.save_async(1, held, checkpointable_name="held")
+        held.value = 2
+        assert response.result()
+        assert checkpointer.load(1, checkpointable_name="held") == 1

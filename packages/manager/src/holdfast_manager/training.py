@@ -17,6 +17,7 @@ from holdfast_checkpointer.engine.names import AUTO, METRICS, STATE
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.saving import (
     Contents,
+    attended,
     refuse_several_processes,
     write_checkpoint,
 )
@@ -218,11 +219,14 @@ class Checkpointer:
                 return SaveResponse.declined(number, reason)
             self._wait_for_save()
             contents = self._stage(state, checkpointable_name, metrics, custom_metadata)
-            self._current = SaveResponse(
-                self._write(number, contents, overwrite=overwrite),
-                what=f"the save of step {number} in {self.directory}",
-                deadline=self._context.asynchronous.timeout_secs,
-                afterwards=self._context.asynchronous.post_finalization_callback,
+            self._current = attended(
+                contents,
+                lambda: SaveResponse(
+                    self._write(number, contents, overwrite=overwrite),
+                    what=f"the save of step {number} in {self.directory}",
+                    deadline=self._context.asynchronous.timeout_secs,
+                    afterwards=self._context.asynchronous.post_finalization_callback,
+                ),
             )
             return self._current
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ from holdfast_storage import (
 from holdfast_storage.commit import occupant, write_attempt
 
 T = TypeVar("T")
+R = TypeVar("R", bound=AsyncResponse[Any])
 _log = logging.getLogger(__name__)
 
 
@@ -75,8 +76,13 @@ def start_save(contents: Contents, write: Coroutine[Any, Any, T], **about: Any) 
         write: The work, not started.
         **about: Further arguments of `AsyncResponse`.
     """
+    return attended(contents, lambda: AsyncResponse(write, **about))
+
+
+def attended(contents: Contents, start: Callable[[], R]) -> R:
+    """Starts a save and runs, in this thread, what its items call here; returns its response."""
     with Desk(sum(item.staged.calls for item in contents.items.values())) as desk:
-        response = AsyncResponse(write, **about)
+        response = start()
         desk.attend(response)
     return response
 
