@@ -111,11 +111,21 @@ class StoredCheckpoint:
 
 
 async def read_checkpoint(
-    backend: StorageBackend, final: str, body: Callable[[StoredCheckpoint], Awaitable[T]]
+    backend: StorageBackend,
+    final: str,
+    body: Callable[[StoredCheckpoint], Awaitable[T]],
+    *,
+    foreign: Callable[[], Awaitable[tuple[T] | None]] | None = None,
 ) -> T:
     """Opens a checkpoint, holdfast's or Orbax's, and runs `body` on it.
 
     If a holdfast checkpoint is replaced meanwhile, `body` runs again on the new one.
+
+    Args:
+        backend: Where it is.
+        final: The prefix it is known by.
+        body: What to do with it.
+        foreign: What to do where something is that is neither's; None from it if nothing.
 
     Raises:
         CheckpointNotFoundError: None is committed there; the message says what is.
@@ -125,6 +135,10 @@ async def read_checkpoint(
     if found.kind == "orbax":
         await refuse_no_checkpoint(backend, final)
         return await body(await describe_area(open_plain(backend, final), final, ours=False))
+    if found.kind == "foreign" and foreign is not None:
+        made = await foreign()
+        if made is not None:
+            return made[0]
 
     async def ours(area: ReadArea) -> T:
         return await body(await describe_area(area, final, ours=True))

@@ -12,7 +12,7 @@ from holdfast_checkpointer.arrays.options import ArrayLoadOptions
 from holdfast_checkpointer.arrays.read import ArraySource
 from holdfast_checkpointer.engine.layout import StoredCheckpoint, read_checkpoint
 from holdfast_checkpointer.engine.names import AUTO
-from holdfast_checkpointer.errors import InvalidLayoutError, ItemNotFoundError, TensorNotFoundError
+from holdfast_checkpointer.errors import InvalidLayoutError, TensorNotFoundError
 from holdfast_checkpointer.handlers.pytree import PyTreeCheckpointHandler
 from holdfast_checkpointer.items.metadata import NumpyMetadata
 from holdfast_checkpointer.items.stored import StoredItem
@@ -45,8 +45,6 @@ from holdfast_metadata import (
 )
 from holdfast_storage import (
     CheckpointChangedError,
-    CheckpointDeletedError,
-    CheckpointNotFoundError,
     DamagedCheckpointError,
     StorageBackend,
     keys,
@@ -71,26 +69,23 @@ async def read_by_layout(
         InvalidLayoutError: Safetensors files were asked for and none are there.
     """
     layout = context.checkpoint_layout
-    if layout is not CheckpointLayout.SAFETENSORS:
-        try:
-            return await read_checkpoint(backend, final, checkpoint)
-        except (CheckpointDeletedError, ItemNotFoundError):
-            raise  # a checkpoint was there
-        except CheckpointNotFoundError:
-            if layout is CheckpointLayout.ORBAX:
-                raise
+    if layout is CheckpointLayout.ORBAX:
+        return await read_checkpoint(backend, final, checkpoint)
+    if layout is CheckpointLayout.AUTO:
+
+        async def foreign() -> tuple[T] | None:
             found = await find_files(backend, final)
-            if found is None:
-                raise
-    else:
-        found = await find_files(backend, final)
-        if found is None:
-            raise InvalidLayoutError(
-                f"no safetensors files are here: give a folder of *{SUFFIX}, one such file, or an "
-                "index of shards; another checkpoint_layout reads checkpoints",
-                key=final,
-                root=backend.root,
-            )
+            return None if found is None else (await tensors(found),)
+
+        return await read_checkpoint(backend, final, checkpoint, foreign=foreign)
+    found = await find_files(backend, final)
+    if found is None:
+        raise InvalidLayoutError(
+            f"no safetensors files are here: give a folder of *{SUFFIX}, one such file, or an "
+            "index of shards; another checkpoint_layout reads checkpoints",
+            key=final,
+            root=backend.root,
+        )
     return await tensors(found)
 
 
