@@ -261,6 +261,14 @@ class TestTheDestination:
             used = set(json.loads(get(f"{place}/out/{INDEX}"))["weight_map"].values())
             assert left == {"config.json", "adapter.safetensors", INDEX, *used}
 
+    def test_what_a_killed_export_left_is_in_the_way_and_goes_with_an_overwrite(self, place):
+        write(f"{place}/out/model-00001-of-00003.safetensors", {"a": np.zeros(4)})
+        with pytest.raises(FileExistsError, match="00001-of-00003"):
+            hf.export_safetensors(self.NEW, f"{place}/out")
+        hf.export_safetensors(self.NEW, f"{place}/out", overwrite=True)
+        assert sorted(hf.load(f"{place}/out")) == ["a", "c"]
+        assert len(names(f"{place}/out")) == 2
+
     def test_an_overwrite_of_one_file_replaces_it(self, place):
         hf.export_safetensors(self.TREE, f"{place}/x.safetensors")
         hf.export_safetensors(self.NEW, f"{place}/x.safetensors", overwrite=True)
