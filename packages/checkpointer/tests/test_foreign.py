@@ -433,3 +433,125 @@ def test_what_cannot_be_in_a_checkpoint_is_refused_and_nothing_stays(write, told
     with pytest.raises(hf.errors.UnsavableFileError, match=told):
         hf.Checkpointer(Writing(write)).save(f"{place}/x")
     assert not hf.is_checkpoint(f"{place}/x")
+
+
+# --- the spool, damage, and what is registered -------------------------------------------------
+
+
+def test_more_than_the_spool_may_hold_is_refused_and_nothing_stays(spools):
+    place = "memory://spool/limit"
+    small = hf.Context(file=hf.options.FileOptions(spool_bytes=50, spool_directory=str(spools)))
+    large = Writing(lambda folder: (folder / "large").write_bytes(b"x" * 51))
+    with pytest.raises(hf.errors.SpoolFullError, match=r"are 51 bytes.*may hold 50.*spool_bytes"):
+        hf.Checkpointer(large, context=small).save(f"{place}/x")
+    assert not hf.is_checkpoint(f"{place}/x")
+    hf.Checkpointer(large).save(f"{place}/x")
+    with pytest.raises(hf.errors.SpoolFullError):
+        hf.Checkpointer(large, context=small).restore(f"{place}/x")
+    assert hf.Checkpointer(large).restore(f"{place}/x") == {"large": b"x" * 51}
+    with pytest.raises(ValueError, match="spool_bytes"):
+        hf.options.FileOptions(spool_bytes=0)
+
+
+@pytest.mark.parametrize("change", ["bytes", "length", "removal"])
+def test_damage_to_a_users_file_is_found_before_the_handler_sees_it(change, tmp_path):
+    with hf.Checkpointer(Archive()) as checkpointer:
+        checkpointer.save(tmp_path / "x", args=ArchiveSave(VALUE))
+        file = tmp_path / "x" / "part-1"
+        data = file.read_bytes()
+        if change == "removal":
+            file.unlink()
+        else:
+            file.write_bytes(data[:-1] if change == "length" else data[:-1] + b"?")
+        with pytest.raises(hf.errors.DamagedCheckpointError, match="part-1"):
+            checkpointer.restore(tmp_path / "x")
+    report = hf.verify(tmp_path / "x")
+    assert not report.ok
+    assert "part-1" in report.problems[0]
+
+
+def test_two_saves_with_one_composite_handler_do_not_meet(place):
+    handler = hf.CompositeCheckpointHandler()
+    first = hf.AsyncCheckpointer(handler)
+    second = hf.AsyncCheckpointer(handler)
+    first.save(f"{place}/1", args=a.Composite(it=ArchiveSave([1]), s=a.StandardSave({"n": 1})))
+    second.save(f"{place}/2", args=a.Composite(it=ArchiveSave([2]), s=a.StandardSave({"n": 2})))
+    assert second.restore(f"{place}/2").it == [2]
+    assert first.restore(f"{place}/1").it == [1]
+    assert first.restore(f"{place}/2").s == {"n": 2}
+
+
+def test_a_string_belongs_to_one_class_and_may_be_defined_again():
+    def define():
+        class Mine(Duck):
+            @classmethod
+            def typestr(cls):
+                return "mine.of.one.class"
+
+        return Mine
+
+    class Another(Duck):
+        @classmethod
+        def typestr(cls):
+            return "mine.of.one.class"
+
+    def args():
+        class Args(a.CheckpointArgs):
+            pass
+
+        return Args
+
+    a.register_with_handler(define(), for_save=True, for_restore=True)(args())
+    a.register_with_handler(define(), for_save=True, for_restore=True)(args())
+    taken = args()
+    with pytest.raises(ValueError, match=r"'mine.of.one.class', by which .*Mine is known"):
+        a.register_with_handler(Another, for_save=True)(taken)
+    with pytest.raises(ValueError, match="no handler is registered"):
+        a.get_registered_handler_cls(taken)
+
+
+def test_what_is_no_handler_is_refused_with_what_it_lacks():
+    class OnlySaves:
+        def save(self, directory):
+            pass
+
+    class OfTheNewKind:
+        async def save(self, directory, value):
+            pass
+
+        async def load(self, directory, value):
+            pass
+
+    class Nothing(hf.CheckpointHandler):
+        pass
+
+    for given, told in (
+        (OnlySaves(), "lacks the method 'restore'"),
+        (OfTheNewKind(), "its 'save' is a coroutine"),
+        (Nothing(), "neither 'save' and 'restore' nor 'stage'"),
+        (3, "got int: it lacks the method 'save' and 'restore'"),
+    ):
+        with pytest.raises(TypeError, match=told):
+            hf.Checkpointer(given)
+        with pytest.raises(TypeError, match=f"item 'x': .*{told}"):
+            hf.CompositeCheckpointHandler(x=given)
+
+
+def test_a_registry_may_hold_several_arguments_and_any_item(place):
+    registry = hf.DefaultCheckpointHandlerRegistry()
+    archive = Archive()
+    registry.add(None, ArchiveSave, archive)
+    registry.add(None, ArchiveRestore, archive)
+    handler = hf.CompositeCheckpointHandler(handler_registry=registry)
+    assert set(registry.get_all_entries()) == {(None, ArchiveSave), (None, ArchiveRestore)}
+    with hf.Checkpointer(handler) as checkpointer:
+        checkpointer.save(f"{place}/x", args=a.Composite(one=ArchiveSave(1), n=a.JsonSave(2)))
+        found = checkpointer.restore(f"{place}/x", args=a.Composite(one=None, n=None))
+        assert dict(found) == {"one": 1, "n": 2}
+        with pytest.raises(ValueError, match="'n' is handled by JsonCheckpointHandler"):
+            checkpointer.save(f"{place}/y", args=a.Composite(n=a.StandardSave({"n": 1})))
+        with pytest.raises(ValueError, match="'new' was given None"):
+            checkpointer.restore(f"{place}/x", args=a.Composite(new=None))
+        with pytest.raises(KeyError, match="has no item 'new'"):
+            checkpointer.restore(f"{place}/x", args=a.Composite(new=ArchiveRestore()))
+    assert set(registry.get_all_entries()) == {(None, ArchiveSave), (None, ArchiveRestore)}
