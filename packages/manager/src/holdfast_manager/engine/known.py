@@ -1,0 +1,94 @@
+"""The committed steps of a run as this process knows them."""
+
+from __future__ import annotations
+
+import threading
+from typing import SupportsIndex
+
+from holdfast_manager.errors import StepNotFoundError
+from holdfast_manager.run_directory import RunDirectory
+from holdfast_manager.steps import CheckpointMetadata, check_step
+from holdfast_storage.loop import get_loop
+
+
+class KnownSteps:
+    """A list that changes with own commits and removals, and with `reload`. Thread-safe."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._run = run
+        self._steps: dict[int, CheckpointMetadata] = {}
+        self._lock = threading.Lock()
+
+    def all(self) -> list[CheckpointMetadata]:
+        """In order of the steps."""
+        with self._lock:
+            return [self._steps[step] for step in sorted(self._steps)]
+
+    @property
+    def latest(self) -> CheckpointMetadata | None:
+        """The newest, or None."""
+        with self._lock:
+            return self._steps[max(self._steps)] if self._steps else None
+
+    def reload(self) -> None:
+        """Lists the storage again, to see what other processes committed or removed."""
+        listed = get_loop().run(self._run.list_steps())
+        with self._lock:
+            self._steps = {entry.step: entry for entry in listed}
+
+    def add(self, entry: CheckpointMetadata) -> None:
+        """Takes in a step that was committed."""
+        with self._lock:
+            self._steps[entry.step] = entry
+
+    def drop(self, entry: CheckpointMetadata) -> None:
+        """Forgets a step, unless it has been committed anew."""
+        with self._lock:
+            if self._steps.get(entry.step) is entry:
+                del self._steps[entry.step]
+
+    async def confirm(self, entry: CheckpointMetadata) -> bool:
+        """Whether a listed step is committed; if only a stale hint said so, both go."""
+        if await self._run.is_committed(entry):
+            return True
+        self.drop(entry)
+        await self._run.note_absence(entry.step)
+        return False
+
+    def is_committed(self, step: int) -> bool:
+        """Whether a step is committed, as far as is known here."""
+        with self._lock:
+            entry = self._steps.get(step)
+        return entry is not None and get_loop().run(self.confirm(entry))
+
+    def resolve(self, step: SupportsIndex | CheckpointMetadata | None) -> CheckpointMetadata:
+        """The step that is meant; None is the latest. Writes nothing.
+
+        Raises:
+            StepNotFoundError: It is not committed; the message lists the steps that are.
+        """
+        number = None if step is None else step_of(step)
+        found = self._find(number)
+        if number is None and found is not None:
+            return found  # being the latest, its record has been read
+        if found is None:
+            self.reload()  # another process may have committed since
+            found = self._find(number)
+        if found is not None and not get_loop().run(self._run.is_committed(found)):
+            self.drop(found)
+            found = None
+        if found is None:
+            known = [entry.step for entry in self.all()]
+            raise StepNotFoundError(number, self._run.label, known)
+        return found
+
+    def _find(self, step: int | None) -> CheckpointMetadata | None:
+        if step is None:
+            return self.latest
+        with self._lock:
+            return self._steps.get(step)
+
+
+def step_of(step: SupportsIndex | CheckpointMetadata) -> int:
+    """The number of a step, however it was said."""
+    return step.step if isinstance(step, CheckpointMetadata) else check_step(step)

@@ -1,0 +1,6 @@
+"""A training run's checkpoints: save steps, find the latest, resume from it."""
+
+from holdfast_manager.engine.results import SaveResponse, SaveResult
+from holdfast_manager.training.checkpointer import Checkpointer
+
+__all__ = ["Checkpointer", "SaveResponse", "SaveResult"]
