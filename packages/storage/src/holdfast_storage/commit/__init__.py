@@ -31,7 +31,7 @@ from holdfast_storage.commit.record import StoredRecord, read_record
 from holdfast_storage.commit.rename import RenameCommit
 from holdfast_storage.commit.shield import carry_through
 from holdfast_storage.commit.staging import StagingArea
-from holdfast_storage.commit.strategy import CommitStrategy, SweepReport, Transaction
+from holdfast_storage.commit.strategy import CommitStrategy, Removal, SweepReport, Transaction
 from holdfast_storage.commit.writing import write_attempt
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "PartialSession",
     "PlainArea",
     "PointerCommit",
+    "Removal",
     "RenameCommit",
     "StagingArea",
     "StoredRecord",

@@ -31,7 +31,12 @@ from holdfast_storage.commit.occupancy import occupant
 from holdfast_storage.commit.record import StoredRecord, read_record
 from holdfast_storage.commit.shield import carry_through
 from holdfast_storage.commit.staging import PROTOCOL_FILES, StagingArea
-from holdfast_storage.commit.strategy import CommitStrategy, SweepReport, Transaction
+from holdfast_storage.commit.strategy import (
+    CommitStrategy,
+    Removal,
+    SweepReport,
+    Transaction,
+)
 from holdfast_storage.values import IfAbsent, Listing, ObjectVersion
 
 _log = logging.getLogger(__name__)
@@ -372,11 +377,16 @@ class PointerCommit(CommitStrategy):
         await carry_through(self._until_known(send, final))
         return fenced
 
-    async def retire(self, final: str, *, expected: str) -> None:
-        """See `CommitStrategy.retire`."""
+    async def uncommit(self, final: str, *, expected: str) -> Removal:
+        """See `CommitStrategy.uncommit`."""
         retired = await carry_through(self._retire_record(final, expected))
-        await self._backend.delete(keys.join(final, layout.ADVISORY_FILE))
-        await self._delete_data(final, retired)
+
+        async def remove() -> None:
+            if not (await read_record(self._backend, final)).committed:  # nor anew by now
+                await self._backend.delete(keys.join(final, layout.ADVISORY_FILE))
+            await self._delete_data(final, retired)
+
+        return remove
 
     async def _retire_record(self, final: str, expected: str) -> CommitRecord:
         async def send() -> CommitRecord | None:

@@ -22,7 +22,7 @@ from holdfast_storage.commit.occupancy import occupant
 from holdfast_storage.commit.pointer import PointerCommit
 from holdfast_storage.commit.record import StoredRecord, read_record
 from holdfast_storage.commit.shield import carry_through
-from holdfast_storage.commit.strategy import SweepReport, Transaction
+from holdfast_storage.commit.strategy import Removal, SweepReport, Transaction
 from holdfast_storage.values import IfAbsent
 
 _log = logging.getLogger(__name__)
@@ -212,15 +212,18 @@ class RenameCommit(PointerCommit):
         elif await self._is_inside(txn):
             await super().abort(txn)
 
-    async def retire(self, final: str, *, expected: str) -> None:
-        """See `CommitStrategy.retire`."""
+    async def uncommit(self, final: str, *, expected: str) -> Removal:
+        """See `CommitStrategy.uncommit`."""
         stored = await read_record(self._backend, final)
         if stored.record is not None and stored.record.data:
-            await super().retire(final, expected=expected)
-            return
+            return await super().uncommit(final, expected=expected)
         aside = layout.hidden(final, "retired", expected, unique=True)
         await carry_through(self._move_out(final, stored, aside, expected))
-        await self._backend.delete_prefix(aside)
+
+        async def remove() -> None:
+            await self._backend.delete_prefix(aside)
+
+        return remove
 
     async def _move_out(self, final: str, stored: StoredRecord, aside: str, expected: str) -> None:
         where = {"key": final, "root": self._backend.root}

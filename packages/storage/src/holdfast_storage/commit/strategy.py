@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,10 @@ from holdfast_metadata.manifest import ManifestEntry
 
 if TYPE_CHECKING:
     from holdfast_storage.commit.staging import StagingArea
+
+
+Removal = Callable[[], Awaitable[None]]
+"""Deletes what was un-committed. Calling it again, or never, is safe: a sweep finds the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,13 +116,21 @@ class CommitStrategy(abc.ABC):
         """Removes the attempt's staging; fences first if a decision request has left."""
 
     @abc.abstractmethod
-    async def retire(self, final: str, *, expected: str) -> None:
-        """Un-commits attempt `expected`, then deletes its data and nothing else.
+    async def uncommit(self, final: str, *, expected: str) -> Removal:
+        """Un-commits attempt `expected`, so that nobody sees it any more.
+
+        Returns:
+            What deletes its data and nothing else; it may take long.
 
         Raises:
             CommitConflictError: Another attempt is committed there by now.
             CheckpointNotFoundError: Nothing is committed there.
         """
+
+    async def retire(self, final: str, *, expected: str) -> None:
+        """Un-commits attempt `expected`, then deletes its data; raises as `uncommit`."""
+        remove = await self.uncommit(final, expected=expected)
+        await remove()
 
     @abc.abstractmethod
     async def sweep(self, parent: str, *, older_than: float = 3600.0) -> SweepReport:
