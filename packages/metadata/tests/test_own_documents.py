@@ -11,12 +11,14 @@ from holdfast_metadata import (
     ArrayDigests,
     AttemptMark,
     ChunkDigests,
+    Collecting,
     CommitRecord,
     HoldfastError,
     Manifest,
     ManifestEntry,
     MetadataError,
     NewerFormatError,
+    Pin,
     canonical_json,
     digest_bytes,
 )
@@ -283,3 +285,21 @@ def test_digests_of_an_array_that_make_no_sense_name_the_array(stored):
     assert str(caught.value).startswith(
         "_DIGESTS/process_0: the array 'layers.0.w' must be [dtype, shape, chunk shape, digests], "
     )
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        Pin(step=7, name="paper", created_ns=3, extra={"later": 1}),
+        Collecting(names=("7", "step_8"), collector="abc", extra={"later": [2]}),
+    ],
+    ids=["pin", "collecting"],
+)
+def test_a_pin_and_a_removal_come_back_as_they_were_written(document):
+    kind = type(document)
+    assert kind.from_bytes(document.to_bytes()) == document
+    with pytest.raises(NewerFormatError):
+        kind.from_bytes(dataclasses.replace(document, format_version=2).to_bytes())
+    for damaged in (b"", b"[]", b"{}", b'{"format_version": 1}'):
+        with pytest.raises(MetadataError):
+            kind.from_bytes(damaged)

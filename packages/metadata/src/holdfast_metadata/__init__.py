@@ -14,6 +14,7 @@ from holdfast_metadata.errors import (
 from holdfast_metadata.json_codec import canonical_json, ordered_json, parse_json, require_json
 from holdfast_metadata.keys import Key
 from holdfast_metadata.manifest import MANIFEST_FILE, Manifest, ManifestEntry
+from holdfast_metadata.pin import COLLECTING_FILE, PINS_DIR, Collecting, Pin
 from holdfast_metadata.scalars import decode_scalar, encode_scalar
 from holdfast_metadata.tree import (
     LEAF_KINDS,
@@ -31,14 +32,17 @@ from holdfast_metadata.tree import (
 
 __all__ = [
     "ATTEMPT_FILE",
+    "COLLECTING_FILE",
     "COMMIT_FILE",
     "DIGESTS_DIR",
     "LEAF_KINDS",
     "MANIFEST_FILE",
+    "PINS_DIR",
     "TREE_FILE",
     "ArrayDigests",
     "AttemptMark",
     "ChunkDigests",
+    "Collecting",
     "CommitRecord",
     "CustomNode",
     "DictNode",
@@ -55,6 +59,7 @@ __all__ = [
     "Node",
     "NoneNode",
     "NotJsonError",
+    "Pin",
     "SequenceNode",
     "TreeDocument",
     "canonical_json",
