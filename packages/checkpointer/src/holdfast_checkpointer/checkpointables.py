@@ -26,6 +26,7 @@ from holdfast_checkpointer.handlers.v1.loading import ItemsRequest
 from holdfast_checkpointer.handlers.v1.resolution import stage_item
 from holdfast_checkpointer.metadata import CheckpointMetadata
 from holdfast_checkpointer.safetensors.options import refuse_tensors
+from holdfast_storage import StorageBackend
 
 Path = str | PathLike[str]
 
@@ -149,18 +150,28 @@ def load_checkpointables_async(
     chosen = options.current(context)
     refuse_tensors(chosen.checkpoint_layout, "load_checkpointables")
     backend, final = chosen.locate(path)
+    return load_checkpointables_from(backend, final, abstract_checkpointables, chosen)
+
+
+def load_checkpointables_from(
+    backend: StorageBackend,
+    final: str,
+    abstract_checkpointables: Mapping[str, Any] | CheckpointMetadata | None,
+    context: options.Context,
+) -> AsyncResponse[dict[str, Any]]:
+    """What `load_checkpointables_async` does once the path is resolved."""
     if isinstance(abstract_checkpointables, CheckpointMetadata):
         abstract_checkpointables = abstract_checkpointables.items
     targets = {} if abstract_checkpointables is None else _named(abstract_checkpointables)
     request = ItemsRequest.of(targets)
 
     async def body(stored: StoredCheckpoint) -> dict[str, Any]:
-        return await request.fetch(stored, chosen)
+        return await request.fetch(stored, context)
 
     return AsyncResponse(
         read_checkpoint(backend, final, body),
-        what=f"the load from {path}",
-        deadline=chosen.asynchronous.timeout_secs,
+        what=f"the load from {backend.root}/{final}",
+        deadline=context.asynchronous.timeout_secs,
     )
 
 
