@@ -128,7 +128,7 @@ def test_a_run_of_the_v1_checkpointer_goes_on_in_ours(tmp_path, core):
     with hf.training.Checkpointer(tmp_path) as ours:
         assert [entry.step for entry in ours.checkpoints] == [0, 3, 12]
         assert ours.latest.metrics == {"loss": 1 / 13}
-        assert ours.root_metadata() == {"run": "x"}
+        assert ours.root_metadata().custom_metadata == {"run": "x"}
         assert differences(ours.load(), core) == []
         assert differences(ours.load(3, blank(core)), core) == []
         ours.save(20, core)
@@ -149,7 +149,7 @@ def test_a_run_of_the_v0_manager_opens_in_ours(tmp_path, core, named):
     with hf.training.Checkpointer(tmp_path) as ours:
         assert [entry.step for entry in ours.checkpoints] == [0, 5]
         assert ours.latest.metrics == {"loss": 0.5}
-        assert ours.root_metadata() == {"run": "x"}
+        assert ours.root_metadata().custom_metadata == {"run": "x"}
         assert differences(ours.load(), core) == []
         assert differences(ours.load(0, blank(core)), core) == []
 

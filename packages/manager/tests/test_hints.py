@@ -101,7 +101,7 @@ def test_a_thousand_steps_open_with_two_listings_and_a_look_at_the_newest(storag
     assert len(asked) <= 7  # the record, the manifest, the files; memory reads in three calls
     del storage.view.calls[:]
     for _ in range(2):
-        assert checkpointer.checkpoints[500].time > 0
+        assert checkpointer.checkpoints[500].commit_timestamp_nsecs > 0
         assert {call.key for call in storage.view.calls} == {"500/_COMMIT.json"}
         assert len(storage.view.calls) == 3
 
@@ -162,7 +162,7 @@ def test_a_stale_hint_is_not_kept_in_place_of_a_step(storage):
 
 def test_a_policy_may_read_metrics(storage):
     class Best(PreserveAll):
-        def should_preserve(self, checkpoints):
+        def should_preserve(self, checkpoints, *, context):
             losses = [entry.metrics["loss"] for entry in checkpoints]
             return [loss == min(losses) for loss in losses]
 
@@ -188,7 +188,8 @@ def test_a_removed_step_loses_its_hint_before_it_is_uncommitted(storage):
     async def remove(faults):
         view = FaultyBackend(storage.plain, faults)
         view.hints = dataclasses.replace(view.hints, round_trips=True)
-        await RunDirectory(view).remove(2)
+        run = RunDirectory(view)
+        await run.uncommit(run.describe(2, None, "2"))
 
     with pytest.raises(SimulatedCrash):
         storage.run(remove({2: Fault.CRASH}))

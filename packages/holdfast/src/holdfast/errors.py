@@ -23,7 +23,13 @@ from holdfast_checkpointer.errors import (
     UnsupportedOptionError,
     UnsupportedTargetError,
 )
-from holdfast_manager.errors import StepAlreadyExistsError, StepNotFoundError
+from holdfast_manager.errors import (
+    PinExistsError,
+    PinNotFoundError,
+    StepAlreadyExistsError,
+    StepNotFoundError,
+    StepPinnedError,
+)
 from holdfast_metadata.errors import (
     HoldfastError,
     MetadataError,
@@ -85,6 +91,8 @@ __all__ = [
     "ObjectExistsError",
     "ObjectNotFoundError",
     "PartialSaveReplacementError",
+    "PinExistsError",
+    "PinNotFoundError",
     "PlacementError",
     "PreconditionFailedError",
     "RecordForbiddenError",
@@ -93,6 +101,7 @@ __all__ = [
     "SpoolFullError",
     "StepAlreadyExistsError",
     "StepNotFoundError",
+    "StepPinnedError",
     "StorageError",
     "StorageFullError",
     "StorageOptionsError",

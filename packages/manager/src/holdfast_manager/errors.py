@@ -33,3 +33,41 @@ class StepNotFoundError(HoldfastError, FileNotFoundError):
         verb = "is committed" if step is None else "committed"
         super().__init__(f"{what} {verb} in {directory}; committed steps: {shown}{more}")
         self.step = step
+
+
+class PinNotFoundError(HoldfastError, KeyError):
+    """The run has no pin of that name; the message lists those it has."""
+
+    def __init__(self, name: str, directory: str, pins: dict[str, int]) -> None:
+        shown = ", ".join(f"{pin!r} (step {step})" for pin, step in sorted(pins.items())) or "none"
+        super().__init__(f"{directory} has no pin {name!r}; its pins: {shown}")
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class PinExistsError(HoldfastError, ValueError):
+    """A pin of that name holds another step; it was not touched."""
+
+    def __init__(self, name: str, step: int, directory: str) -> None:
+        super().__init__(
+            f"the pin {name!r} of {directory} holds step {step}; unpin it first, or choose another "
+            "name"
+        )
+
+
+class StepPinnedError(HoldfastError, ValueError):
+    """The step is pinned: it is neither removed nor replaced before it is unpinned.
+
+    Attributes:
+        step: The step.
+        names: The pins that hold it.
+    """
+
+    def __init__(self, step: int, names: list[str], directory: str) -> None:
+        shown = ", ".join(map(repr, names))
+        super().__init__(
+            f"step {step} of {directory} is pinned as {shown} and was not touched; unpin it first"
+        )
+        self.step = step
+        self.names = names

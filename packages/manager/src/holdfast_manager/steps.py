@@ -1,13 +1,12 @@
-"""Steps: what a step is, how it is named, and what is known of a committed one."""
+"""Steps: what a step is, and what is known of a committed one."""
 
 from __future__ import annotations
 
+import datetime
 import enum
-import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, SupportsIndex
-
-_STEP = re.compile(r"0|[1-9]\d*")
 
 
 class Unread(enum.Enum):
@@ -28,33 +27,40 @@ def check_step(step: SupportsIndex) -> int:
     """
     if isinstance(step, bool) or not hasattr(step, "__index__"):
         raise TypeError(f"a step is an integer >= 0, got {step!r} of type {type(step).__name__}")
-    number = step.__index__()
+    try:
+        number = step.__index__()
+    except TypeError as error:  # an array of floats has the method and refuses
+        raise TypeError(f"a step is an integer >= 0, got {step!r}") from error
     if number < 0:
         raise ValueError(f"a step is an integer >= 0, got {number}")
     return number
 
 
-def step_name(step: int) -> str:
-    """The folder of a step."""
-    return str(step)
+@dataclass(frozen=True)
+class StepReader:
+    """How what is not known yet of a step is read; each call may ask the storage.
 
-
-def parse_step(name: str) -> int | None:
-    """The step that a folder's name stands for, or None if it is no step's.
-
-    Example:
-        >>> parse_step("12"), parse_step("007"), parse_step("metrics")
-        (12, None, None)
+    Attributes:
+        committed_ns: When it was committed, by the writer's clock; None if it is gone.
+        metrics: The metrics saved with it, or None.
+        size_bytes: The bytes of all its files, or None if that cannot be told.
     """
-    return int(name) if _STEP.fullmatch(name) else None
+
+    committed_ns: Callable[[CheckpointMetadata], int | None]
+    metrics: Callable[[CheckpointMetadata], Mapping[str, Any] | None]
+    size_bytes: Callable[[CheckpointMetadata], int | None]
 
 
 class CheckpointMetadata:
-    """A committed checkpoint of a run.
+    """A committed checkpoint of a run, as it is listed.
+
+    What costs a request is read when it is first asked for. `Checkpointer.metadata(step)`
+    describes what is in it.
 
     Attributes:
         step: Its step.
         path: Its URL or path.
+        name: Its folder in the run.
         ours: Whether holdfast wrote it.
     """
 
@@ -62,25 +68,25 @@ class CheckpointMetadata:
         self,
         step: int,
         path: str,
-        commit_timestamp_nsecs: int | Unread | None,
-        read_metrics: Callable[[], Mapping[str, Any] | None],
-        look: Callable[[CheckpointMetadata], None],
+        name: str,
+        committed_ns: int | Unread | None,
+        reader: StepReader,
         *,
         ours: bool = True,
     ) -> None:
         self.step = step
         self.path = path
+        self.name = name
         self.ours = ours
-        self._committed_ns = commit_timestamp_nsecs
-        self._look = look
-        self._read_metrics = read_metrics
-        self._metrics: Mapping[str, Any] | None = None
-        self._metrics_known = False
+        self._committed_ns = committed_ns
+        self._reader = reader
+        self._metrics: Mapping[str, Any] | Unread | None = UNREAD
+        self._size_bytes: int | Unread | None = UNREAD
 
     @property
     def hinted(self) -> bool:
         """Whether only a hint says that it is committed: its record was not read yet."""
-        return self._committed_ns is UNREAD
+        return self.ours and self._committed_ns is UNREAD
 
     def confirm(self, committed_ns: int | None) -> None:
         """Takes in what the record says."""
@@ -88,26 +94,34 @@ class CheckpointMetadata:
 
     @property
     def commit_timestamp_nsecs(self) -> int | None:
-        """When it was committed, by the writer's clock; read when first asked for.
-
-        None for a checkpoint that does not say, or is gone.
-        """
+        """When it was committed, by the writer's clock; None if it is gone."""
         if self._committed_ns is UNREAD:
-            self._look(self)
-        return None if self._committed_ns is UNREAD else self._committed_ns
+            found = self._reader.committed_ns(self)
+            if found is None:
+                return None
+            self._committed_ns = found
+        return self._committed_ns
 
     @property
     def metrics(self) -> Mapping[str, Any] | None:
-        """The metrics saved with the step, read when first asked for; None if none were."""
-        if not self._metrics_known:
-            self._metrics = self._read_metrics()
-            self._metrics_known = True
+        """The metrics saved with the step; None if none were."""
+        if self._metrics is UNREAD:
+            self._metrics = self._reader.metrics(self)
         return self._metrics
 
     @property
-    def time(self) -> float:
-        """Seconds since the epoch at the commit; 0.0 if unknown."""
-        return (self.commit_timestamp_nsecs or 0) / 1e9
+    def size_bytes(self) -> int | None:
+        """The bytes of all its files; None if that cannot be told."""
+        if self._size_bytes is UNREAD:
+            self._size_bytes = self._reader.size_bytes(self)
+        return self._size_bytes
+
+    @property
+    def time(self) -> datetime.datetime:
+        """When it was committed, in UTC; the epoch if it is gone."""
+        return datetime.datetime.fromtimestamp(
+            (self.commit_timestamp_nsecs or 0) / 1e9, datetime.UTC
+        )
 
     def __repr__(self) -> str:
         return f"CheckpointMetadata(step={self.step}, path={self.path!r})"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import SupportsIndex
 
+from holdfast_manager.described import DescribedCheckpoint
 from holdfast_manager.errors import StepNotFoundError
 from holdfast_manager.run_directory import RunDirectory
 from holdfast_manager.steps import CheckpointMetadata, check_step
@@ -47,12 +48,13 @@ class KnownSteps:
             if self._steps.get(entry.step) is entry:
                 del self._steps[entry.step]
 
-    async def confirm(self, entry: CheckpointMetadata) -> bool:
+    async def confirm(self, entry: CheckpointMetadata, *, writing: bool = True) -> bool:
         """Whether a listed step is committed; if only a stale hint said so, both go."""
         if await self._run.is_committed(entry):
             return True
         self.drop(entry)
-        await self._run.note_absence(entry.step)
+        if writing:
+            await self._run.note_absence(entry)
         return False
 
     def is_committed(self, step: int) -> bool:
@@ -61,13 +63,12 @@ class KnownSteps:
             entry = self._steps.get(step)
         return entry is not None and get_loop().run(self.confirm(entry))
 
-    def resolve(self, step: SupportsIndex | CheckpointMetadata | None) -> CheckpointMetadata:
+    def resolve(self, number: int | None) -> CheckpointMetadata:
         """The step that is meant; None is the latest. Writes nothing.
 
         Raises:
             StepNotFoundError: It is not committed; the message lists the steps that are.
         """
-        number = None if step is None else step_of(step)
         found = self._find(number)
         if number is None and found is not None:
             return found  # being the latest, its record has been read
@@ -82,6 +83,12 @@ class KnownSteps:
             raise StepNotFoundError(number, self._run.label, known)
         return found
 
+    def name_for(self, step: int) -> str:
+        """The folder in which a step is, or would be saved."""
+        with self._lock:
+            entry = self._steps.get(step)
+        return self._run.build_name(step) if entry is None else entry.name
+
     def _find(self, step: int | None) -> CheckpointMetadata | None:
         if step is None:
             return self.latest
@@ -89,6 +96,8 @@ class KnownSteps:
             return self._steps.get(step)
 
 
-def step_of(step: SupportsIndex | CheckpointMetadata) -> int:
+def step_of(step: SupportsIndex | CheckpointMetadata | DescribedCheckpoint) -> int:
     """The number of a step, however it was said."""
-    return step.step if isinstance(step, CheckpointMetadata) else check_step(step)
+    if isinstance(step, CheckpointMetadata | DescribedCheckpoint):
+        return step.step
+    return check_step(step)

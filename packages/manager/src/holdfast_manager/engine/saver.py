@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from holdfast_checkpointer.engine.removal import remove_item
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.saving import (
     Contents,
@@ -15,16 +18,35 @@ from holdfast_checkpointer.engine.saving import (
 )
 from holdfast_checkpointer.options import Context
 from holdfast_manager.engine.known import KnownSteps
+from holdfast_manager.engine.preemption import Preemption
 from holdfast_manager.engine.results import SaveResponse, SaveResult
 from holdfast_manager.engine.retention import Retention
-from holdfast_manager.errors import StepAlreadyExistsError
+from holdfast_manager.errors import StepAlreadyExistsError, StepNotFoundError
+from holdfast_manager.policies.info import Candidate
 from holdfast_manager.policies.save_decision_policies import DecisionContext, SaveDecisionPolicy
 from holdfast_manager.run_directory import RunDirectory
-from holdfast_manager.steps import step_name
+from holdfast_storage.loop import get_loop
+
+
+@dataclass(frozen=True)
+class _Running:
+    """The save that was begun last."""
+
+    step: int
+    response: SaveResponse
 
 
 class Saver:
-    """Decides about a step, snapshots it, and writes it once the save before it has ended."""
+    """Decides about a step, snapshots it, and writes it once the save before it has ended.
+
+    Args:
+        run: The run.
+        known: Its steps.
+        retention: What happens after a commit.
+        policy: When to save.
+        context: Options.
+        root_metadata: Stored once for the run.
+    """
 
     def __init__(
         self,
@@ -40,93 +62,180 @@ class Saver:
         self._known = known
         self._retention = retention
         self._policy = policy
-        self._root_metadata = root_metadata
         self._context = context
+        self._root_metadata = root_metadata
+        self._preemption = Preemption()
         self._lock = threading.RLock()
-        self._current: SaveResponse | None = None
+        self._current: _Running | None = None
+        self._deletion: AsyncResponse[bool] | None = None
         self._closed = False
 
     def save(
-        self, step: int, stage: Callable[[], Contents], *, force: bool, overwrite: bool
+        self,
+        step: int,
+        stage: Callable[[], Contents],
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        force: bool,
+        overwrite: bool,
     ) -> SaveResponse:
         """Decides, waits for the earlier save, stages, and writes in the background."""
         refuse_several_processes(self._context)
         with self._lock:
             self._check_open()
             self._raise_earlier_failure()
+            if self._saving(step):
+                self.wait_for_save()  # its outcome decides about this one
+                self._raise_earlier_failure()
             if not overwrite and self._known.is_committed(step):
                 raise StepAlreadyExistsError(step, self._run.label)
-            reason = "" if force else self.reason_to_skip(step, overwrite=overwrite)
-            if reason:
-                return SaveResponse.declined(step, reason)
-            self.wait_for_save()
+            self._preemption.reached(step)  # it expects to be asked at every step
+            skip = "" if force else self.reason_to_skip(step, metrics=metrics, overwrite=overwrite)
+            if skip:
+                return SaveResponse.declined(step, skip)
+            name = self._known.name_for(step)
+            self._wait_for_what_runs()
             contents = stage()
-            self._current = attended(
+            response = attended(
                 contents,
                 lambda: SaveResponse(
-                    self._write(step, contents, overwrite=overwrite),
+                    self._write(step, name, contents, overwrite=overwrite),
                     what=f"the save of step {step} in {self._run.label}",
                     deadline=self._context.asynchronous.timeout_secs,
                     afterwards=self._context.asynchronous.post_finalization_callback,
                 ),
             )
-            return self._current
+            self._current = _Running(step, response)
+            return response
 
-    def reason_to_skip(self, step: int, *, overwrite: bool = False) -> str:
+    def reason_to_skip(
+        self, step: int, *, metrics: Mapping[str, Any] | None = None, overwrite: bool = False
+    ) -> str:
         """Why a step would not be saved, in words; empty if it would be. Changes nothing."""
+        preempted = self._preemption.reached(step)
         checkpoints = self._known.all()
-        latest = checkpoints[-1].step if checkpoints else None
-        replaces_latest = overwrite and latest == step
-        if latest is not None and latest >= step and not replaces_latest:
+        latest = checkpoints[-1].step if checkpoints else -1
+        if step < latest or (step == latest and not overwrite):
             return f"step {step} is not newer than the latest, {latest} (force=True saves it)"
-        context = DecisionContext(is_saving_in_progress=self.is_saving())
-        if not self._policy.should_save(step, checkpoints, context=context):
+        running = self._current
+        if self.is_saving() and running is not None and step <= running.step and not overwrite:
+            return f"step {step} is not newer than {running.step}, which is being saved"
+        context = DecisionContext(
+            is_saving_in_progress=self.is_saving(),
+            reached_preemption=preempted,
+            multiprocessing_options=self._context.multiprocessing,
+        )
+        candidate = Candidate(step, metrics=metrics)
+        if not self._policy.should_save(candidate, checkpoints, context=context):
             return f"the policy {self._policy!r} declined step {step}"
         return ""
+
+    def reached_preemption(self, step: int) -> bool:
+        """Whether JAX's preemption service says that all processes save at this step."""
+        return self._preemption.reached(step)
+
+    def delete(self, step: int, item: str | None, *, missing_ok: bool) -> AsyncResponse[bool]:
+        """Removes one step, or an item of it, by name; see `Checkpointer.delete_async`."""
+        with self._lock:
+            self._check_open()
+            self._wait_for_what_runs()
+            try:
+                entry = self._known.resolve(step)
+            except StepNotFoundError:
+                if missing_ok:
+                    return AsyncResponse.completed(False)
+                raise
+            if not entry.ours:
+                raise NotImplementedError(
+                    f"Orbax wrote step {entry.step} ({entry.path}); this version of holdfast does "
+                    "not remove it. Nothing was touched."
+                )
+            get_loop().run(self._retention.require_unpinned(entry.step))
+            if item is not None:
+                work = remove_item(self._run.backend, entry.name, item, missing_ok=missing_ok)
+            else:
+                self._known.drop(entry)
+                work = self._retention.delete(entry)
+            self._deletion = AsyncResponse(work, what=f"the removal of {item or entry.path}")
+            return self._deletion
+
+    def cancel(self) -> bool:
+        """Stops the background save, unless its commit has begun; says whether it stopped.
+
+        Raises:
+            Exception: What the save failed with before it could be stopped.
+        """
+        current = self._current
+        if current is None or not current.response.cancel():
+            return False
+        try:
+            current.response.result()
+        except concurrent.futures.CancelledError:
+            return True
+        return False
 
     def is_saving(self) -> bool:
         """Whether a background save has not committed or failed yet."""
         current = self._current
-        return current is not None and not current.done()
+        return current is not None and not current.response.done()
 
     def wait(self) -> None:
-        """Waits for the background save and the removal of old steps; raises its failure once."""
-        self.wait_for_save()
+        """Waits for the background save and the removal of old steps; raises failures once."""
+        self._wait_for_what_runs()
         self._retention.wait()
         self._raise_earlier_failure()
 
     def close(self) -> None:
-        """Waits as `wait` does; afterwards nothing more can be saved."""
+        """Waits as `wait` does, and a while for data to be deleted; then saves no more."""
         self._closed = True
-        self.wait()
+        try:
+            self.wait()
+        finally:
+            self._retention.close()
 
     def wait_for_save(self) -> None:
         """Waits for the background save without asking for its outcome."""
         current = self._current
         if current is not None:
-            current.wait()
+            current.response.wait()
+
+    def _wait_for_what_runs(self) -> None:
+        self.wait_for_save()
+        deletion = self._deletion
+        if deletion is not None:
+            deletion.wait()
+
+    def _saving(self, step: int) -> bool:
+        current = self._current
+        return current is not None and current.step == step and not current.response.done()
 
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError(f"the checkpointer of {self._run.label} is closed")
 
     def _raise_earlier_failure(self) -> None:
-        """Raises what a finished save failed with, unless somebody has been told already."""
-        current: AsyncResponse[SaveResult] | None = self._current
-        if current is not None and current.done() and not current.observed:
-            current.result()
+        """Raises what ended badly in the background, unless somebody has been told already."""
+        current = self._current
+        for response in (current.response if current else None, self._deletion):
+            if response is not None and response.done() and not response.observed:
+                response.result()
 
-    async def _write(self, step: int, contents: Contents, *, overwrite: bool) -> SaveResult:
+    async def _write(
+        self, step: int, name: str, contents: Contents, *, overwrite: bool
+    ) -> SaveResult:
+        if overwrite:
+            await self._retention.require_unpinned(step)
         if self._root_metadata is not None and not self._retention.swept:
             await self._run.write_root_metadata(self._root_metadata)
         record = await write_checkpoint(
             self._run.backend,
-            step_name(step),
+            name,
             contents,
             replace=overwrite,
             atomicity=self._context.atomicity.mode,
         )
-        self._known.add(self._run.describe(step, record.committed_ns))
-        await self._run.note_commit(step)
+        entry = self._run.describe(step, record.committed_ns, name)
+        self._known.add(entry)
+        await self._run.note_commit(entry)
         self._retention.start()
         return SaveResult(step, saved=True)

@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
 from typing import Any, Self, SupportsIndex
 
+from holdfast_checkpointer import checkpointables as several
 from holdfast_checkpointer import functions, options
-from holdfast_checkpointer.args import JsonSave
-from holdfast_checkpointer.engine.names import AUTO, METRICS, STATE
+from holdfast_checkpointer.engine.names import AUTO, STATE, check_item_name
+from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.saving import Contents
-from holdfast_checkpointer.handlers.base import Item
-from holdfast_checkpointer.handlers.json import JsonCheckpointHandler
-from holdfast_manager.engine.known import KnownSteps
+from holdfast_checkpointer.metadata import CheckpointMetadata as StoredMetadata
+from holdfast_manager.described import DescribedCheckpoint, RootMetadata
+from holdfast_manager.engine.contents import for_a_step
+from holdfast_manager.engine.known import KnownSteps, step_of
+from holdfast_manager.engine.pins import Pins
 from holdfast_manager.engine.results import SaveResponse, SaveResult
 from holdfast_manager.engine.retention import Retention
 from holdfast_manager.engine.saver import Saver
+from holdfast_manager.engine.verdicts import Verdict, best_by_policy
+from holdfast_manager.policies.checks import check_policies
 from holdfast_manager.policies.preservation_policies import PreservationPolicy, PreserveAll
 from holdfast_manager.policies.save_decision_policies import (
+    AnySavePolicy,
     ContinuousCheckpointingPolicy,
+    InitialSavePolicy,
+    PreemptionCheckpointingPolicy,
     SaveDecisionPolicy,
 )
 from holdfast_manager.run_directory import RunDirectory
-from holdfast_manager.steps import CheckpointMetadata, check_step, step_name
-from holdfast_metadata import require_json
+from holdfast_manager.step_names import NameFormat, check_name_format
+from holdfast_manager.steps import CheckpointMetadata, check_step
 from holdfast_storage.loop import get_loop
 
 _log = logging.getLogger(__name__)
+Step = SupportsIndex | CheckpointMetadata | DescribedCheckpoint
 
 
 class Checkpointer:
@@ -41,10 +51,24 @@ class Checkpointer:
     Args:
         directory: A path or URL; relative ones resolve against `HOLDFAST_ROOT`.
         context: Options for this run; they win over an entered `Context`.
-        save_decision_policy: When to save; by default whenever no save is under way.
+        save_decision_policy: When to save. By default the first step, then whenever no save
+            is under way, and when JAX's preemption service says so.
         preservation_policy: What to keep; by default everything. The newest committed
-            step is never removed.
+            step and pinned steps are never removed by it.
+        step_name_format: How the folders of steps are called; by default by the step alone.
+            See `holdfast.path.step`.
         custom_metadata: A JSON object stored once for the run, at the first save.
+        cleanup_tmp_directories: Look at once, and not only at the first save, for what dead
+            writers left; live writers and what holdfast did not write stay.
+        lightweight_initialize: Makes no difference: what is known of a step is always read
+            when it is first asked for.
+        logger: Only None: holdfast logs to the logger `holdfast_manager` of the standard
+            library.
+
+    Raises:
+        TypeError: A policy or the name format is none; the message says what one has.
+        ValueError: `custom_metadata` is no JSON object.
+        NotImplementedError: A `logger` was given.
 
     Example:
         >>> import holdfast as hf, numpy as np
@@ -61,28 +85,48 @@ class Checkpointer:
         context: options.Context | None = None,
         save_decision_policy: SaveDecisionPolicy | None = None,
         preservation_policy: PreservationPolicy | None = None,
+        step_name_format: NameFormat | None = None,
         custom_metadata: Mapping[str, Any] | None = None,
+        cleanup_tmp_directories: bool = False,
+        lightweight_initialize: bool = False,
+        logger: None = None,
     ) -> None:
         if custom_metadata is not None:
             functions.check_custom_metadata(custom_metadata)
+        if logger is not None:
+            raise NotImplementedError(
+                f"logger={logger!r} is not offered: holdfast logs to the logger 'holdfast_manager' "
+                "of the standard library; add a handler there"
+            )
+        names = None if step_name_format is None else check_name_format(step_name_format)
+        when = _checked(save_decision_policy, SaveDecisionPolicy, "should_save") or _by_default()
+        what = _checked(preservation_policy, PreservationPolicy, "should_preserve") or PreserveAll()
         self._context = options.current(context)
-        self._run = RunDirectory(self._context.open_backend(directory))
+        self._run = RunDirectory(self._context.open_backend(directory), names)
         self._known = KnownSteps(self._run)
-        retention = Retention(self._run, self._known, preservation_policy or PreserveAll())
+        self._pins = Pins(self._run)
+        self._retention = Retention(self._run, self._known, self._pins, what)
         self._saver = Saver(
             self._run,
             self._known,
-            retention,
-            save_decision_policy or ContinuousCheckpointingPolicy(),
+            self._retention,
+            when,
             self._context,
             root_metadata=custom_metadata,
         )
         self.reload()
+        if cleanup_tmp_directories:
+            self._retention.sweep()
 
     @property
     def directory(self) -> str:
         """The run's folder, as a URL or path."""
         return self._run.label
+
+    @property
+    def step_name_format(self) -> NameFormat:
+        """How the folders of steps are called."""
+        return self._run.name_format
 
     @property
     def checkpoints(self) -> Sequence[CheckpointMetadata]:
@@ -93,6 +137,19 @@ class Checkpointer:
     def latest(self) -> CheckpointMetadata | None:
         """The newest committed step, or None."""
         return self._known.latest
+
+    @property
+    def best(self) -> CheckpointMetadata | None:
+        """The best committed step, by the `BestN` in the preservation policy.
+
+        None if no policy says what is best, or no step has metrics.
+        """
+        return best_by_policy(self._retention.policy, self._known.all())
+
+    @property
+    def pins(self) -> Mapping[str, int]:
+        """The step of each pin, by the pin's name, as it is stored now."""
+        return get_loop().run(self._pins.read())
 
     def reload(self) -> None:
         """Lists the storage again, to see what other processes committed or removed."""
@@ -150,23 +207,80 @@ class Checkpointer:
             custom_metadata: A JSON object stored with the step.
 
         Returns:
-            A handle that is false in a condition if the step was declined.
+            A handle that is false in a condition if the step was declined, and says why.
 
         Raises:
             StepAlreadyExistsError: It is committed and `overwrite` is false.
+            TypeError: `step` is not an integer.
             ValueError: Something cannot be saved; nothing was written.
             Exception: What an earlier background save failed with, if nobody has asked it
                 yet. This step was then not saved.
         """
 
         def stage() -> Contents:
-            return self._stage(state, checkpointable_name, metrics, custom_metadata)
+            return functions.stage_state(state, checkpointable_name, custom_metadata, self._context)
 
-        return self._saver.save(check_step(step), stage, force=force, overwrite=overwrite)
+        return self._save(step, stage, metrics, force=force, overwrite=overwrite)
+
+    def save_checkpointables(
+        self,
+        step: SupportsIndex,
+        checkpointables: Mapping[str, Any],
+        *,
+        force: bool = False,
+        overwrite: bool = False,
+        metrics: Mapping[str, Any] | None = None,
+        custom_metadata: Mapping[str, Any] | None = None,
+    ) -> SaveResult:
+        """Saves a step of several items and waits for the commit.
+
+        See `save_async` and `holdfast.save_checkpointables`.
+        """
+        return self.save_checkpointables_async(
+            step,
+            checkpointables,
+            force=force,
+            overwrite=overwrite,
+            metrics=metrics,
+            custom_metadata=custom_metadata,
+        ).result()
+
+    def save_checkpointables_async(
+        self,
+        step: SupportsIndex,
+        checkpointables: Mapping[str, Any],
+        *,
+        force: bool = False,
+        overwrite: bool = False,
+        metrics: Mapping[str, Any] | None = None,
+        custom_metadata: Mapping[str, Any] | None = None,
+    ) -> SaveResponse:
+        """Takes a snapshot of several items and saves them as one step in the background.
+
+        Args:
+            step: An integer >= 0.
+            checkpointables: The items by name, as `holdfast.save_checkpointables` takes them.
+            force: As in `save_async`.
+            overwrite: As in `save_async`.
+            metrics: A JSON object stored with the step, as the item `metrics`.
+            custom_metadata: A JSON object stored with the step.
+
+        Returns:
+            As `save_async`.
+
+        Raises:
+            ValueError: An item cannot be saved; it is named, and nothing was written.
+            Exception: As `save_async`.
+        """
+
+        def stage() -> Contents:
+            return several.stage_checkpointables(checkpointables, custom_metadata, self._context)
+
+        return self._save(step, stage, metrics, force=force, overwrite=overwrite)
 
     def load(
         self,
-        step: SupportsIndex | CheckpointMetadata | None = None,
+        step: Step | None = None,
         abstract_state: Any = None,
         *,
         checkpointable_name: str = AUTO,
@@ -177,31 +291,187 @@ class Checkpointer:
         Raises:
             StepNotFoundError: It is not committed; the message lists the steps that are.
         """
-        number = self._known.resolve(step).step
+        return self.load_async(
+            step, abstract_state, checkpointable_name=checkpointable_name, **restore
+        ).result()
+
+    def load_async(
+        self,
+        step: Step | None = None,
+        abstract_state: Any = None,
+        *,
+        checkpointable_name: str = AUTO,
+        **restore: Any,
+    ) -> AsyncResponse[Any]:
+        """Loads in the background; see `load`. An unknown step raises here."""
         return functions.load_from(
             self._run.backend,
-            step_name(number),
+            self._known.resolve(_number(step)).name,
             abstract_state,
             checkpointable_name=checkpointable_name,
             context=self._context,
             **restore,
+        )
+
+    def load_checkpointables(
+        self,
+        step: Step | None = None,
+        abstract_checkpointables: Mapping[str, Any] | StoredMetadata | None = None,
+    ) -> dict[str, Any]:
+        """Loads the items of a step, by default the latest; see `holdfast.load_checkpointables`.
+
+        Raises:
+            StepNotFoundError: It is not committed; the message lists the steps that are.
+            KeyError: The step has no such item.
+        """
+        return self.load_checkpointables_async(step, abstract_checkpointables).result()
+
+    def load_checkpointables_async(
+        self,
+        step: Step | None = None,
+        abstract_checkpointables: Mapping[str, Any] | StoredMetadata | None = None,
+    ) -> AsyncResponse[dict[str, Any]]:
+        """Loads in the background; see `load_checkpointables`. An unknown step raises here."""
+        name = self._known.resolve(_number(step)).name
+        return several.load_checkpointables_from(
+            self._run.backend, name, abstract_checkpointables, self._context
+        )
+
+    def metadata(self, step: Step | None = None) -> DescribedCheckpoint:
+        """Describes a step, by default the latest, without reading arrays.
+
+        Raises:
+            StepNotFoundError: It is not committed; the message lists the steps that are.
+        """
+        entry = self._known.resolve(_number(step))
+        found = functions.metadata_from(self._run.backend, entry.name)
+        return DescribedCheckpoint.of(found, entry)
+
+    def checkpointables_metadata(self, step: Step | None = None) -> DescribedCheckpoint:
+        """As `metadata`, where `metadata` is a dict of the items by name."""
+        found = self.metadata(step)
+        return dataclasses.replace(found, metadata=dict(found.items))
+
+    def root_metadata(self) -> RootMetadata:
+        """Describes the run: its folder, and the metadata stored for it."""
+        return RootMetadata(self.directory, get_loop().run(self._run.read_root_metadata()))
+
+    def pin(self, step: Step, name: str) -> None:
+        """Keeps a step until `unpin(name)`: no policy removes it, in whatever process.
+
+        The pin is stored beside the steps. Several pins may hold one step. A pinned step is
+        neither deleted nor replaced by name before it is unpinned. Pinning the same step
+        under the same name again changes nothing.
+
+        Args:
+            step: A committed step.
+            name: One segment of a path, not starting with "." or "_".
+
+        Raises:
+            StepNotFoundError: It is not committed, or was removed at this moment.
+            PinExistsError: The name holds another step.
+            ValueError: A pin cannot be called that.
+
+        Example:
+            >>> import holdfast as hf
+            >>> keep = hf.training.preservation_policies.LatestN(1)
+            >>> run = hf.training.Checkpointer("memory://doc/pins", preservation_policy=keep)
+            >>> for step in range(3):
+            ...     _ = run.save(step, {"step": step})
+            ...     run.pin(step, "paper") if step == 0 else None
+            >>> run.wait()
+            >>> [entry.step for entry in run.checkpoints], run.pins
+            ([0, 2], {'paper': 0})
+            >>> run.close()
+        """
+        get_loop().run(self._pins.pin(self._known.resolve(_number(step)), name))
+
+    def unpin(self, name: str) -> None:
+        """Removes a pin; the step goes at the next commit if no other rule keeps it.
+
+        Raises:
+            PinNotFoundError: The run has no pin of that name; the message lists those it has.
+        """
+        get_loop().run(self._pins.unpin(name))
+
+    def explain(self) -> Sequence[Verdict]:
+        """Says for every step which rule keeps it, or that it would be collected now.
+
+        Removes nothing and writes nothing. A policy may read metrics, times or sizes.
+
+        Example:
+            >>> import holdfast as hf
+            >>> with hf.training.Checkpointer("memory://doc/explain") as run:
+            ...     saved = [run.save(step, {"step": step}) for step in (1, 2)]
+            >>> for verdict in run.explain():
+            ...     print(verdict.step, verdict.kept, *verdict.reasons, sep=", ")
+            1, True, PreserveAll() keeps it
+            2, True, it is the newest committed step, PreserveAll() keeps it
+        """
+        return get_loop().run(self._retention.explain())
+
+    def delete(
+        self, step: Step, *, checkpointable_name: str | None = None, missing_ok: bool = False
+    ) -> bool:
+        """Removes a step or one item of it, the newest too if asked; see `delete_async`."""
+        return self.delete_async(
+            step, checkpointable_name=checkpointable_name, missing_ok=missing_ok
         ).result()
 
-    def metadata(self, step: SupportsIndex | CheckpointMetadata | None = None) -> Any:
-        """Describes a step, by default the latest, without reading arrays."""
-        number = self._known.resolve(step).step
-        return functions.metadata_from(self._run.backend, step_name(number))
+    def delete_async(
+        self, step: Step, *, checkpointable_name: str | None = None, missing_ok: bool = False
+    ) -> AsyncResponse[bool]:
+        """Removes a step, or one item of it, in the background, after the save that runs.
 
-    def root_metadata(self) -> Mapping[str, Any]:
-        """The metadata stored for the run; empty if there is none."""
-        return get_loop().run(self._run.read_root_metadata())
+        The step leaves `checkpoints` at once. It is un-committed first, when the response is
+        done; its data is deleted behind that. A failure is raised by the response, or else
+        by the next `save`, `wait` or `close`; the step is then listed again if it is there.
+
+        Args:
+            step: A committed step.
+            checkpointable_name: The item to remove, as `holdfast.delete` does; None removes
+                the step.
+            missing_ok: Answer False instead of raising if it is not there.
+
+        Returns:
+            The response of whether it was there.
+
+        Raises:
+            StepNotFoundError: It is not committed.
+            StepPinnedError: It is pinned; nothing was touched.
+            FileNotFoundError: The step has no such item.
+            ValueError: The name is none, or the item is the last one.
+            NotImplementedError: Orbax wrote the step.
+        """
+        if checkpointable_name is not None:
+            check_item_name(checkpointable_name)
+        return self._saver.delete(step_of(step), checkpointable_name, missing_ok=missing_ok)
+
+    def cancel(self, step: Step | None = None) -> bool:
+        """Stops the background save; it leaves nothing behind. Waits until that is settled.
+
+        A save whose commit has begun is carried through.
+
+        Args:
+            step: Afterwards remove this step, as `delete` does, if it is committed.
+
+        Returns:
+            Whether a save was stopped or a step removed.
+
+        Raises:
+            StepPinnedError: `step` is pinned.
+            Exception: What the save failed with before it could be stopped.
+        """
+        stopped = self._saver.cancel()
+        removed = step is not None and self.delete(step, missing_ok=True)
+        return stopped or removed
 
     def is_saving_in_progress(self) -> bool:
         """Whether a background save has not committed or failed yet."""
         return self._saver.is_saving()
 
     def wait(self) -> None:
-        """Waits for the background save and for the removal of old steps.
+        """Waits for the background save, and until surplus steps are un-committed.
 
         Raises:
             Exception: What the save failed with, if nobody has asked it yet.
@@ -209,7 +479,14 @@ class Checkpointer:
         self._saver.wait()
 
     def close(self) -> None:
-        """Waits as `wait` does; afterwards nothing more can be saved."""
+        """Waits as `wait` does; afterwards nothing more can be saved.
+
+        Data of un-committed steps is still deleted for a while; the rest is left to the next
+        process that saves to the run.
+
+        Raises:
+            Exception: What the save failed with, if nobody has asked it yet.
+        """
         self._saver.close()
 
     def __enter__(self) -> Self:
@@ -229,19 +506,32 @@ class Checkpointer:
         except Exception:  # noqa: BLE001 - never in place of the error that is under way
             _log.exception("a background save failed as well")
 
-    def _stage(
+    def _save(
         self,
-        state: Any,
-        name: str,
+        step: SupportsIndex,
+        stage: Callable[[], Contents],
         metrics: Mapping[str, Any] | None,
-        custom_metadata: Mapping[str, Any] | None,
-    ) -> Contents:
-        if metrics is not None:
-            require_json(metrics, what="metrics")
-        contents = functions.stage_state(state, name, custom_metadata, self._context)
-        if metrics is None:
-            return Contents(contents.items, contents.custom_metadata)
-        handler = JsonCheckpointHandler(filename=METRICS)
-        staged = handler.stage(JsonSave(dict(metrics)), self._context)
-        items = {**contents.items, METRICS: Item(staged, handler.typestr())}
-        return Contents(items, contents.custom_metadata)
+        *,
+        force: bool,
+        overwrite: bool,
+    ) -> SaveResponse:
+        def whole() -> Contents:
+            return for_a_step(stage, metrics, self._context)
+
+        return self._saver.save(
+            check_step(step), whole, metrics=metrics, force=force, overwrite=overwrite
+        )
+
+
+def _by_default() -> SaveDecisionPolicy:
+    return AnySavePolicy(
+        [InitialSavePolicy(), ContinuousCheckpointingPolicy(), PreemptionCheckpointingPolicy()]
+    )
+
+
+def _checked(policy: Any, kind: type, method: str) -> Any:
+    return None if policy is None else check_policies([policy], kind, method)[0]
+
+
+def _number(step: Step | None) -> int | None:
+    return None if step is None else step_of(step)

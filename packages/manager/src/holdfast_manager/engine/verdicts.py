@@ -1,0 +1,109 @@
+"""Which steps stay, and which rule says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from holdfast_manager.policies.preservation_policies import (
+    AnyPreservationPolicy,
+    BestN,
+    DiskBudget,
+    PreservationContext,
+    PreservationPolicy,
+)
+from holdfast_manager.steps import CheckpointMetadata
+
+NEWEST = "it is the newest committed step"
+BY_ORBAX = "Orbax wrote it, and it is not removed"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What retention makes of one step. True in a condition if the step stays.
+
+    Attributes:
+        step: The step.
+        kept: Whether it stays.
+        reasons: Which rules keep it, in words; if it goes, which policy does not keep it.
+    """
+
+    step: int
+    kept: bool
+    reasons: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return self.kept
+
+
+def protections(
+    checkpoints: Sequence[CheckpointMetadata], pins: Mapping[int, Sequence[str]]
+) -> dict[int, list[str]]:
+    """The steps that stay whatever a policy says, and why."""
+    found: dict[int, list[str]] = {}
+    for entry in checkpoints:
+        reasons = [NEWEST] if entry is checkpoints[-1] else []
+        reasons += [f"it is pinned as {name!r}" for name in pins.get(entry.step, ())]
+        reasons += [] if entry.ours else [BY_ORBAX]
+        if reasons:
+            found[entry.step] = reasons
+    return found
+
+
+def judge(
+    checkpoints: Sequence[CheckpointMetadata],
+    policy: PreservationPolicy,
+    protected: Mapping[int, Sequence[str]],
+) -> list[Verdict]:
+    """Decides about each checkpoint. May read their metrics, times and sizes.
+
+    Raises:
+        ValueError: A policy does not answer for each checkpoint; it is named.
+    """
+    context = PreservationContext(protected=protected)
+    members = policy.policies if isinstance(policy, AnyPreservationPolicy) else (policy,)
+    answers = [(member, _answers(member, checkpoints, context)) for member in members]
+    verdicts = []
+    for index, entry in enumerate(checkpoints):
+        reasons = list(protected.get(entry.step, ()))
+        reasons += [f"{member!r} keeps it" for member, answer in answers if answer[index]]
+        kept = bool(reasons)
+        if not kept:
+            reasons = [f"{policy!r} does not keep it"]
+        verdicts.append(Verdict(entry.step, kept, tuple(reasons)))
+    return verdicts
+
+
+def _answers(
+    policy: PreservationPolicy,
+    checkpoints: Sequence[CheckpointMetadata],
+    context: PreservationContext,
+) -> list[bool]:
+    answers = list(policy.should_preserve(checkpoints, context=context))
+    if len(answers) != len(checkpoints):
+        raise ValueError(
+            f"{policy!r} gave {len(answers)} answers about {len(checkpoints)} checkpoints; nothing "
+            "is removed"
+        )
+    return [bool(answer) for answer in answers]
+
+
+def best_by_policy(
+    policy: PreservationPolicy, checkpoints: Sequence[CheckpointMetadata]
+) -> CheckpointMetadata | None:
+    """The best checkpoint by the first `BestN` in a policy; None if there is none of either."""
+    ranking = _ranking(policy)
+    ranked = [] if ranking is None else ranking.ranking(checkpoints)
+    by_step = {entry.step: entry for entry in checkpoints}
+    return by_step[ranked[-1].step] if ranked else None
+
+
+def _ranking(policy: PreservationPolicy) -> BestN | None:
+    if isinstance(policy, BestN):
+        return policy
+    inside: Sequence[PreservationPolicy] = ()
+    if isinstance(policy, AnyPreservationPolicy):
+        inside = policy.policies
+    elif isinstance(policy, DiskBudget):
+        inside = (policy.policy,)
+    return next((found for found in map(_ranking, inside) if found is not None), None)

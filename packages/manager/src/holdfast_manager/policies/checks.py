@@ -1,0 +1,73 @@
+"""What the arguments of policies must be; told when the policy is made, not when it is asked."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Container, Iterable
+from typing import Any
+
+
+def check_integer(name: str, value: Any, *, at_least: int, or_none: bool = False) -> None:
+    """Refuses what is no integer of that size.
+
+    Raises:
+        TypeError: It is not an integer (a bool is not one).
+        ValueError: It is too small.
+    """
+    if value is None and or_none:
+        return
+    accepted = f"{name} is an integer >= {at_least}" + (" or None" if or_none else "")
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{accepted}, got {value!r} of type {type(value).__name__}")
+    if value < at_least:
+        raise ValueError(f"{accepted}, got {value!r}")
+
+
+def check_seconds(name: str, value: Any, *, or_none: bool = False) -> None:
+    """Refuses what is no length of time.
+
+    Raises:
+        TypeError: It is no number.
+        ValueError: It is negative or not finite.
+    """
+    if value is None and or_none:
+        return
+    accepted = f"{name} is a number of seconds >= 0" + (" or None" if or_none else "")
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise TypeError(f"{accepted}, got {value!r} of type {type(value).__name__}")
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{accepted}, got {value!r}")
+
+
+def check_duration(name: str, value: Any) -> None:
+    """Refuses what is no `datetime.timedelta` >= 0."""
+    accepted = f"{name} is a datetime.timedelta >= 0"
+    if not isinstance(value, datetime.timedelta):
+        raise TypeError(f"{accepted}, got {value!r} of type {type(value).__name__}")
+    if value < datetime.timedelta(0):
+        raise ValueError(f"{accepted}, got {value!r}")
+
+
+def check_steps(value: Any) -> None:
+    """Refuses what cannot be asked again and again whether a step is in it."""
+    if isinstance(value, str | bytes) or not isinstance(value, Container):
+        raise TypeError(
+            f"steps is a set, list, range or another container of integers, got {value!r} of type "
+            f"{type(value).__name__}"
+        )
+
+
+def check_policies(value: Any, kind: type, method: str) -> tuple[Any, ...]:
+    """Returns the members of a combined policy.
+
+    Raises:
+        TypeError: It is no sequence, or one of them is no policy; it is named.
+    """
+    if isinstance(value, kind) or not isinstance(value, Iterable):
+        raise TypeError(f"policies is a list of policies, got {value!r}")
+    members = tuple(value)
+    for index, member in enumerate(members):
+        if not isinstance(member, kind) or isinstance(member, type):
+            raise TypeError(f"policies[{index}] has no method {method}: {member!r}")
+    return members
