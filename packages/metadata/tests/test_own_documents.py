@@ -291,7 +291,11 @@ def test_digests_of_an_array_that_make_no_sense_name_the_array(stored):
     "document",
     [
         Pin(step=7, name="paper", created_ns=3, extra={"later": 1}),
-        Collecting(names=("7", "step_8"), collector="abc", extra={"later": [2]}),
+        Collecting(
+            names=("7", "step_8"),
+            by=AttemptMark("abc", "removal", "host", "boot", "ns", 1, "2", 3600.0, 3),
+            extra={"later": [2]},
+        ),
     ],
     ids=["pin", "collecting"],
 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from holdfast_metadata.attempt import AttemptMark
 from holdfast_metadata.fields import Fields, merge_extra
 from holdfast_metadata.json_codec import canonical_json
 
@@ -66,13 +68,13 @@ class Collecting:
 
     Attributes:
         names: The folders of the steps.
-        collector: Unique to this removal.
+        by: Who removes them, and a unique id of the removal.
         format_version: Of this document.
         extra: Fields this version does not know, kept.
     """
 
     names: tuple[str, ...]
-    collector: str
+    by: AttemptMark
     format_version: int = FORMAT_VERSION
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -81,7 +83,7 @@ class Collecting:
         known = {
             "format_version": self.format_version,
             "names": list(self.names),
-            "collector": self.collector,
+            "by": json.loads(self.by.to_bytes()),
         }
         return canonical_json(merge_extra(known, self.extra))
 
@@ -92,6 +94,6 @@ class Collecting:
         return cls(
             format_version=fields.version(FORMAT_VERSION),
             names=fields.take_list("names", str),
-            collector=fields.take("collector", str),
+            by=AttemptMark.from_bytes(canonical_json(fields.take("by", dict)), source=source),
             extra=fields.rest,
         )

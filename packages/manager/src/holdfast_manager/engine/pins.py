@@ -28,6 +28,8 @@ from holdfast_storage import (
     StorageTimeoutError,
     keys,
 )
+from holdfast_storage.commit import identity
+from holdfast_storage.commit.sweep import StoreClock
 
 
 class Pins:
@@ -108,7 +110,7 @@ class Pins:
     @asynccontextmanager
     async def removing(self, names: Sequence[str]) -> AsyncIterator[dict[int, list[str]]]:
         """Announces a removal, then gives the pins that are to be respected."""
-        said = Collecting(tuple(names), uuid.uuid4().hex)
+        said = Collecting(tuple(names), identity.new_mark(uuid.uuid4().hex, "removal"))
         await self._backend.put(COLLECTING_FILE, said.to_bytes())
         try:
             yield await self.by_step()
@@ -124,9 +126,20 @@ class Pins:
                 "'.' or '_'"
             ) from error
 
+    async def forget_dead_removal(self) -> None:
+        """Clears what a remover left that is provably gone, or silent for an hour."""
+        try:
+            info, data = await self._backend.read(COLLECTING_FILE)
+        except ObjectNotFoundError:
+            return
+        said = Collecting.from_bytes(data, source=COLLECTING_FILE)
+        dead = identity.is_gone(said.by)
+        if dead or await StoreClock(self._backend, "").age(info.modified) > said.by.ttl_s:
+            await self._backend.delete(COLLECTING_FILE)
+
     async def _wait_for_removal(self, entry: CheckpointMetadata, key: str) -> None:
         deadline = time.monotonic() + self._patience_s
-        while entry.name in await self._being_removed():
+        while await self._is_being_removed(entry):
             if time.monotonic() > deadline:
                 await self._backend.delete(key)
                 raise StorageTimeoutError(
@@ -137,9 +150,10 @@ class Pins:
                 )
             await asyncio.sleep(self._pause_s)
 
-    async def _being_removed(self) -> tuple[str, ...]:
+    async def _is_being_removed(self, entry: CheckpointMetadata) -> bool:
         try:
             data = await self._backend.get(COLLECTING_FILE)
         except ObjectNotFoundError:
-            return ()
-        return Collecting.from_bytes(data, source=COLLECTING_FILE).names
+            return False
+        said = Collecting.from_bytes(data, source=COLLECTING_FILE)
+        return entry.name in said.names and not identity.is_gone(said.by)

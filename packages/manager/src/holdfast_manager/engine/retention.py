@@ -103,6 +103,7 @@ class Retention:
         self.sweep()
 
     async def _sweep(self) -> None:
+        await self._pins.forget_dead_removal()
         await self._run.sweep()
         await self._run.repair_hints()
 
