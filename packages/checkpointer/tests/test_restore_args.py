@@ -366,6 +366,14 @@ def test_each_axis_is_padded_or_truncated_at_its_end(place, shape, chunk_bytes):
         np.testing.assert_array_equal(found, expected.astype(np.float16))
 
 
+def test_a_saved_shape_that_does_not_divide_over_the_devices_may_be_padded_to_one_that_does(place):
+    hc.save(place, {"a": np.arange(15.0, dtype=np.float32).reshape(5, 3)})
+    sharding = NamedSharding(jax.make_mesh((8,), ("x",)), PartitionSpec(None, "x"))
+    found = np.asarray(hc.load(place, {"a": struct(5, 8, sharding=sharding)}, strict=False)["a"])
+    np.testing.assert_array_equal(found[:, :3], np.arange(15.0).reshape(5, 3))
+    assert not found[:, 3:].any()
+
+
 def test_not_strict_is_the_same_leaf_by_leaf_or_for_all(place):
     with hc.PyTreeCheckpointer() as checkpointer:
         checkpointer.save(place, {"a": jnp.arange(4.0), "b": jnp.arange(4.0)})

@@ -1,10 +1,14 @@
 """How leaves are stored, when the caller says so: dtypes, chunks, and every refusal."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
 import holdfast_checkpointer as hc
@@ -16,6 +20,7 @@ from holdfast_checkpointer.args import (
     SaveArgs,
     StandardSave,
 )
+from holdfast_checkpointer.arrays import plan
 from holdfast_checkpointer.arrays.options import (
     ArrayLoadOptions,
     ArraySaveOptions,
@@ -198,6 +203,23 @@ def test_chunks_are_at_most_as_large_as_said_and_cut_along_the_axes_named_first(
     for name in "abcd":
         np.testing.assert_array_equal(loaded[name], item[name])
     assert (jax.random.key_data(loaded["key"]) == jax.random.key_data(item["key"])).all()
+
+
+@given(st.data())
+@settings(deadline=None, max_examples=200)
+def test_no_chunk_is_larger_than_said_nor_straddles_two_devices(data):
+    rank = data.draw(st.integers(0, 4))
+    axes = st.lists(st.integers(0, 50), min_size=rank, max_size=rank)
+    part = tuple(data.draw(axes))
+    shape = tuple(size * data.draw(st.sampled_from([1, 2, 3])) for size in part)
+    itemsize = data.draw(st.sampled_from([1, 2, 8]))
+    limit = data.draw(st.integers(itemsize, 10_000))
+    first = data.draw(st.permutations(range(rank)))[: data.draw(st.integers(0, rank))]
+    chunk = plan.chunk_shape(shape, part, itemsize, limit, first)
+    assert math.prod(chunk) * itemsize <= limit
+    for whole, own, size in zip(shape, part, chunk, strict=True):
+        assert 1 <= size <= max(1, own)
+        assert own == whole or own % size == 0
 
 
 def test_axes_for_all_are_ignored_where_a_leaf_has_none_of_them(place):

@@ -39,7 +39,8 @@ def chunk_shape(
         size = math.prod(found) * itemsize
         if size <= limit:
             break
-        parts = min(found[axis], -(-size // limit))
+        longest = max(1, limit // (size // found[axis]))
+        parts = -(-found[axis] // longest)
         if write_shape[axis] == shape[axis]:
             parts = min(found[axis], 1 << (parts - 1).bit_length())
             found[axis] = -(-found[axis] // parts)

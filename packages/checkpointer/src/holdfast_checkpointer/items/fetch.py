@@ -120,9 +120,13 @@ def _request(item: StoredItem, want: Want, placement: place.Placement) -> ArrayR
     spec = want.spec
     assert spec is not None
     shape = saved_shape(want)
-    regions = place.regions_for(placement.sharding, shape) if placement.sharding else None
+    regions = (
+        place.regions_for(placement.sharding, wanted_shape(want)) if placement.sharding else None
+    )
     if _is_resized(want):
-        regions = [plan.clipped(region, shape) for region in _regions(want, placement)]
+        regions = [
+            plan.clipped(region, shape) for region in regions or [plan.whole(wanted_shape(want))]
+        ]
     digests = item.digests.get(str(spec.name))
     return ArrayRequest(
         name=str(spec.name),
