@@ -81,6 +81,18 @@ def run_one_overwrite(place: str, log: int, kill_at: int) -> None:
     os.write(log, b"2\n")
 
 
+def run_one_forced_save(place: str, log: int, kill_at: int) -> None:
+    """The same with a v0 checkpointer, in the background."""
+    import holdfast as hf
+
+    new = state(2)
+    with hf.StandardCheckpointer() as checkpointer:
+        kill_before_operation(str(Path(place).parent), kill_at)
+        checkpointer.save(place, new, force=True)
+        checkpointer.wait_until_finished()
+        os.write(log, b"2\n")
+
+
 def run_one_step(place: str, log: int, kill_at: int) -> None:
     """Opens a run of steps 0 and 1, saves 2, which removes 0; dies before an operation of it."""
     import holdfast as hf
@@ -128,6 +140,7 @@ MODES = {
     "steps": run_steps,
     "overwrites": run_overwrites,
     "one-overwrite": run_one_overwrite,
+    "one-forced-save": run_one_forced_save,
     "one-step": run_one_step,
     "one-slow-save": run_one_slow_save,
 }
