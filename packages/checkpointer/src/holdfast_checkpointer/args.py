@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 
+from holdfast_checkpointer.errors import NoItemError
+
 
 class CheckpointArgs:
     """Base of all handler arguments."""
@@ -336,9 +338,9 @@ class Composite(CheckpointArgs, Mapping[str, Any]):
         return self._items[name]
 
     def __getattr__(self, name: str) -> Any:
-        # An AttributeError, so that hasattr, copy and pickle work; Orbax raises KeyError.
+        # An AttributeError, so that hasattr, copy and pickle work; a KeyError as in Orbax.
         if name == "_items" or name not in self._items:
-            raise AttributeError(f"no item {name!r}")
+            raise NoItemError(f"no item {name!r}")
         return self._items[name]
 
     def __setattr__(self, name: str, value: Any) -> None:

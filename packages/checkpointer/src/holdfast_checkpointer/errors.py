@@ -98,6 +98,10 @@ class NoEntryError(HoldfastError, KeyError):
         return str(self.args[0])
 
 
+class NoItemError(NoEntryError, AttributeError):
+    """A composite has no item of that name, asked for as an attribute."""
+
+
 class TensorNotFoundError(HoldfastError, KeyError):
     """The target names a tensor that the safetensors files do not have; nothing was loaded."""
 

@@ -43,7 +43,7 @@ class JsonCheckpointHandler(CheckpointHandler):
         """Encodes the value.
 
         Raises:
-            MetadataError: It holds something JSON cannot express; the message says where.
+            NotJsonError: It holds something JSON cannot express; the message says where.
         """
         require_json(args.item, what="the JSON item")
         return _StagedJson(self._filename, canonical_json(args.item))

@@ -118,7 +118,8 @@ class PyTreeCheckpointHandler(CheckpointHandler):
         self._settings.check_processes()
         if isinstance(args.item, TreeMetadata):
             raise ValueError("this is the description of a tree, which has no arrays to save")
-        options = self._settings.applied(context).array_saving
+        context = self._settings.applied(context)
+        options = context.array_saving
         file_size = getattr(args, "ocdbt_target_data_file_size", None)
         if file_size is not None:
             check_file_size(file_size)
