@@ -150,6 +150,32 @@ def test_cancel_while_writing_removes_the_staging(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_cancel_while_the_attempt_is_begun_leaves_nothing(tmp_path, monkeypatch):
+    from holdfast_local.backend import LocalBackend
+
+    beginning, put = threading.Event(), LocalBackend.put
+
+    async def slow(self, key, data, **kwargs):
+        if key.endswith("_ATTEMPT.json"):
+            beginning.set()
+            # As a request on its way: it has its effect although nobody waits any more.
+            return await asyncio.shield(asyncio.ensure_future(later(self, key, data, kwargs)))
+        return await put(self, key, data, **kwargs)
+
+    async def later(self, key, data, kwargs):
+        await asyncio.sleep(0.2)
+        return await put(self, key, data, **kwargs)
+
+    monkeypatch.setattr(LocalBackend, "put", slow)
+    response = hc.save_async(tmp_path / "c", {"a": 1})
+    assert beginning.wait(30)
+    response.cancel()
+    with pytest.raises(concurrent.futures.CancelledError):
+        response.result(timeout=60)
+    hc.save(tmp_path / "d", {"a": 1})  # takes longer than the request that was on its way
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
+
+
 def test_a_deadline_names_what_took_too_long(tmp_path, monkeypatch):
     from holdfast_checkpointer.handlers import pytree
 

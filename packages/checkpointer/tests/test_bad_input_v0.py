@@ -15,6 +15,9 @@ TREE = hf.PyTreeCheckpointHandler
 COMPOSITE = hf.CompositeCheckpointHandler
 
 
+REGISTRY = hf.CheckpointHandlerRegistry()
+
+
 class Unregistered(a.CheckpointArgs):
     """Arguments that no handler takes."""
 
@@ -95,7 +98,7 @@ MADE = {
         lambda: a.get_registered_handler_cls(Unregistered()), ValueError, "Unregistered",
     ),
     "an entry of a registry twice": (
-        lambda: hf.DefaultCheckpointHandlerRegistry().add(None, a.JsonSave),
+        lambda: [REGISTRY.add("x", a.JsonSave) for _ in range(2)],
         ValueError, "JsonSave already",
     ),
     "an entry without a handler": (

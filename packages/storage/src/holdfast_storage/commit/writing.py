@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -11,6 +12,7 @@ from holdfast_storage.backend import StorageBackend
 from holdfast_storage.commit.heartbeat import heartbeat
 from holdfast_storage.commit.shield import carry_through
 from holdfast_storage.commit.staging import StagingArea
+from holdfast_storage.commit.strategy import CommitStrategy, Transaction
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ async def write_attempt(
         CommitUnknownError: The outcome could not be read back; nothing was deleted.
     """
     strategy = await backend.commit_strategy()
-    txn = await strategy.begin(final)
+    txn = await _begin(strategy, final)
     try:
         area = strategy.area(txn)
         async with heartbeat(backend, txn):
@@ -45,4 +47,21 @@ async def write_attempt(
             await carry_through(strategy.abort(txn))
         except Exception:  # noqa: BLE001 - the first error is the one to tell; the rest can be swept
             _log.warning("could not clean up after a failed save of %s", final, exc_info=True)
+        raise
+
+
+async def _begin(strategy: CommitStrategy, final: str) -> Transaction:
+    """Begins; if cancelled meanwhile, removes the mark that was on its way."""
+    beginning = asyncio.ensure_future(strategy.begin(final))
+    try:
+        return await asyncio.shield(beginning)
+    except asyncio.CancelledError:
+
+        async def undo() -> None:
+            await strategy.abort(await beginning)
+
+        try:
+            await carry_through(undo())
+        except Exception:  # noqa: BLE001 - it did not begin, or can be swept
+            _log.debug("nothing to clean up after a cancelled save of %s", final, exc_info=True)
         raise
