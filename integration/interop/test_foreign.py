@@ -98,6 +98,13 @@ def test_items_of_both_libraries_are_one_checkpoint(place):
     assert hf.verify(f"{place}/x").ok
 
 
+def test_orbaxs_composite_arguments_are_taken_too(place):
+    with hf.Checkpointer(hf.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(f"{place}/x", args=ocp.args.Composite(notes=NotesSave([1])))
+        found = checkpointer.restore(f"{place}/x", ocp.args.Composite(notes=NotesRestore()))
+        assert dict(found) == {"notes": [1]}
+
+
 def test_orbax_restores_what_its_handlers_saved_through_holdfast(tmp_path):
     items = hf.args.Composite(notes=NotesSave({"a": 1}), state=ocp.args.StandardSave(TREE))
     hf.Checkpointer(hf.CompositeCheckpointHandler()).save(tmp_path / "x", args=items)

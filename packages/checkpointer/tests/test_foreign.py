@@ -275,6 +275,11 @@ def test_async_save_works_inside_a_running_event_loop(place):
     assert asyncio.run(training()) == VALUE
 
 
+def test_a_handler_of_futures_may_be_called_directly(tmp_path):
+    Later().save(epath.Path(tmp_path), LaterSave(VALUE))
+    assert Later().restore(epath.Path(tmp_path)) == VALUE
+
+
 class Unlucky(Exception):
     pass
 

@@ -100,7 +100,8 @@ def test_a_forked_child_has_a_store_of_its_own():
     if pid == 0:
         try:
             asyncio.run(backend.put("k", b"child", condition=IfAbsent()))
-            scratch._remove(module._stores._folder.path, os.getpid())
+            folder = module._stores._folder
+            scratch._remove(folder.path, os.getpid(), folder._held)
         except BaseException:
             os._exit(1)
         os._exit(0)

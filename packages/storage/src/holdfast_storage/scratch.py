@@ -28,13 +28,12 @@ class ScratchFolder:
             made = tempfile.mkdtemp(prefix=prefix, dir=base)
         self.path = made
         self._held = held
-        self._finalizer = weakref.finalize(self, _remove, made, os.getpid())
+        self._finalizer = weakref.finalize(self, _remove, made, os.getpid(), held)
 
     def remove(self) -> None:
         """Removes the folder and what is in it; again does nothing."""
         if self._finalizer.detach() is not None:
-            _remove(self.path, os.getpid())
-            os.close(self._held)
+            _remove(self.path, os.getpid(), self._held)
 
     def let_go(self) -> None:
         """Closes what a fork copied; the parent goes on holding its folder."""
@@ -68,8 +67,9 @@ def _hold(directory: str) -> int | None:
     return descriptor
 
 
-def _remove(directory: str, owner: int) -> None:
+def _remove(directory: str, owner: int, held: int) -> None:
     if os.getpid() == owner:  # a forked child must not remove the parent's folder
         shutil.rmtree(directory, ignore_errors=True)
         with contextlib.suppress(OSError):
             os.unlink(f"{directory}.alive")
+            os.close(held)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast_checkpointer.args import Composite, CompositeItemMetadata
+from holdfast_checkpointer.args import CheckpointArgs, Composite, CompositeItemMetadata
 from holdfast_checkpointer.concurrency import run_all
 from holdfast_checkpointer.engine.layout import StoredCheckpoint
 from holdfast_checkpointer.engine.names import METRICS, ORBAX_TEMPORARY
+from holdfast_checkpointer.handlers.arguments import is_arguments
 from holdfast_checkpointer.handlers.base import (
     CheckpointHandler,
     Item,
@@ -102,6 +103,21 @@ class CompositeCheckpointHandler(CheckpointHandler):
             raise ValueError("give a handler_registry, or item names and handlers, not both")
         check_group("composite_options", composite_options, CompositeOptions)
         self._items = ItemHandlers(item_names, handler_registry, items_and_handlers)
+
+    def arguments(
+        self, positional: Sequence[Any], keyword: Mapping[str, Any], *, save: bool
+    ) -> CheckpointArgs:
+        """See `CheckpointHandler.arguments`; Orbax's `Composite` is taken as one of these."""
+
+        def ours(value: Any) -> Any:
+            theirs = is_arguments(value) and not isinstance(value, CheckpointArgs)
+            return Composite(**value) if theirs and isinstance(value, Mapping) else value
+
+        return super().arguments(
+            [ours(value) for value in positional],
+            {name: ours(value) for name, value in keyword.items()},
+            save=save,
+        )
 
     def stage(self, args: Any, context: Context) -> StagedItem:
         """See `stage_all`; for a composite inside another."""
