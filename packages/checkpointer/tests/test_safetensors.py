@@ -100,7 +100,8 @@ class TestEveryKindOfPath:
         assert {n: (m.shape, m.dtype) for n, m in found.metadata.items()} == {
             n: (a.shape, a.dtype) for n, a in MODEL.items()
         }
-        assert dict(hf.checkpointables_metadata(model).metadata) == {"": found.metadata}
+        with pytest.raises(hf.errors.InvalidLayoutError, match="without a name"):
+            hf.checkpointables_metadata(model)
         same(hf.load(model, found), MODEL)
 
     def test_names_nest_at_the_separator_if_asked(self, model):
@@ -211,6 +212,7 @@ def test_of_several_indexes_the_usual_name_decides(place):
         put(f"{place}/{name}.safetensors.index.json", json.dumps(only).encode())
     with pytest.raises(hf.errors.InvalidLayoutError, match="give the path of the one to use"):
         hf.load(place)
+    assert not hf.is_checkpoint(place)
     assert hf.load(f"{place}/model.fp16.safetensors.index.json")["a"] == 1
     sharded(place)
     same(hf.load(place), MODEL)
@@ -424,6 +426,35 @@ def test_files_replaced_while_they_are_read_are_read_again(monkeypatch):
     monkeypatch.setattr(backend, "get", get)
     same(hf.load(path), {"w": np.ones(4)})
     assert first
+
+
+def test_a_model_that_is_exported_anew_while_it_is_opened_is_read_as_the_new_one(monkeypatch):
+    """The index is read, then replaced and its shards removed before they are looked at."""
+    backend, url = counted()
+    old = {f"t{n}": np.full(4, float(n)) for n in range(3)}
+    new = {name: array + 1 for name, array in old.items()}
+    for source, overwrite in ((old, False), (new, True)):
+        hf.export_safetensors(source, f"{url}/{overwrite}", max_shard_bytes=32)
+    plain, done = backend.get, []
+
+    async def get(key, *, byte_range=None):
+        data = await plain(key, byte_range=byte_range)
+        if key.endswith("index.json") and "False" in key and not done:
+            done.append(key)
+            folder = key.rpartition("/")[0]
+            for name in [info.key async for info in backend.walk(folder)]:
+                await backend.delete(name)
+            async for info in backend.walk("True"):
+                renamed = info.key.replace("True/", "False/").replace("model-", "model-new-")
+                body = await plain(info.key)
+                if renamed.endswith(".json"):
+                    body = body.replace(b"model-", b"model-new-")
+                await backend.put(renamed, body)
+        return data
+
+    monkeypatch.setattr(backend, "get", get)
+    same(hf.load(f"{url}/False"), new)
+    assert done
 
 
 def test_files_replaced_again_and_again_are_given_up_in_words(monkeypatch):

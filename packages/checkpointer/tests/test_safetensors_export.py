@@ -194,6 +194,8 @@ def test_numbers_and_texts_go_into_the_metadata_if_asked(place):
     ("arguments", "match"),
     [
         ({"max_shard_bytes": 0}, "max_shard_bytes.*0"),
+        ({"max_shard_bytes": "5GB"}, "number of bytes.*'5GB'"),
+        ({"metadata": {"a": "\ud800"}}, "lone surrogates"),
         ({"metadata": {"a": 1}}, "metadata holds texts; 'a': 1"),
         ({"metadata": ["a"]}, "dict of texts"),
         ({"non_tensors": "drop"}, "non_tensors.*'drop'"),
@@ -203,6 +205,13 @@ def test_numbers_and_texts_go_into_the_metadata_if_asked(place):
 def test_bad_arguments_are_refused_before_anything_is_written(arguments, match, place):
     with pytest.raises(ValueError, match=match):
         hf.export_safetensors({"a": np.zeros(2)}, f"{place}/out", **arguments)
+    assert names(place) == []
+
+
+def test_names_and_texts_that_are_not_unicode_are_refused(place):
+    for tree in ({"\ud800": np.zeros(1)}, {"a": "\ud800", "w": np.zeros(1)}):
+        with pytest.raises(ValueError, match="lone surrogates"):
+            hf.export_safetensors(tree, f"{place}/x", non_tensors="metadata")
     assert names(place) == []
 
 

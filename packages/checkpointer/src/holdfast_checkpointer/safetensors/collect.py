@@ -174,11 +174,15 @@ def _name_problem(name: str, path: Path, paths: Mapping[str, Path]) -> str | Non
         return f"its tensor would be called {name!r}; put it into a dict under another key"
     if name in paths:
         return f"its tensor would be called {name!r}, as that of {show(paths[name])}"
+    return None if _is_unicode(name) else "its name is not Unicode: it has lone surrogates"
+
+
+def _is_unicode(value: str) -> bool:
     try:
-        name.encode()
+        value.encode()
     except UnicodeEncodeError:
-        return "its name is no Unicode text"
-    return None
+        return False
+    return True
 
 
 def _tensor(name: str, spec: LeafSpec, value: Any) -> Tensor | str:
@@ -207,6 +211,8 @@ def _add_text(
         )
     if name in texts:
         return f"the metadata has a {name!r} already"
+    if isinstance(value, str) and not _is_unicode(value):
+        return "text with lone surrogates is not Unicode"
     if spec.kind == "scalar":
         value = np.asarray(value).item()
     texts[name] = value if isinstance(value, str) else json.dumps(value)

@@ -69,7 +69,7 @@ def bytes_of(name: str, shape: tuple[int, ...]) -> int | None:
     return None if rest else whole
 
 
-def packed(array: np.ndarray[Any, Any]) -> bytes:
+def packed(array: np.ndarray[Any, Any]) -> memoryview:
     """The bytes of a tensor as they stand in a file: little-endian, in C order.
 
     Elements of less than a byte fill each byte from its low bits up, as PyTorch has two F4
@@ -79,9 +79,9 @@ def packed(array: np.ndarray[Any, Any]) -> bytes:
     if name in _PACKED:
         flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)[:, None]
         bits = np.unpackbits(flat, axis=1, count=_PACKED[name], bitorder="little")
-        return np.packbits(bits.reshape(-1), bitorder="little").tobytes()
-    # tobytes() is in C order whatever the strides.
-    return array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+        return np.packbits(bits.reshape(-1), bitorder="little").data
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return np.ascontiguousarray(little).reshape(-1).view(np.uint8).data
 
 
 def unpacked(data: np.ndarray[Any, Any], name: str, shape: tuple[int, ...]) -> Any:

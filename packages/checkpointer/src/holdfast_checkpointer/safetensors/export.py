@@ -23,6 +23,7 @@ from holdfast_checkpointer.safetensors.files import INDEX_SUFFIX, SUFFIX, Found
 from holdfast_checkpointer.safetensors.load import read_by_layout, with_tensors
 from holdfast_checkpointer.safetensors.write import plan_shards, write_file, write_folder
 from holdfast_checkpointer.trees.select import Selection
+from holdfast_metadata import require_json
 from holdfast_storage import StorageBackend
 
 Path = str | PathLike[str]
@@ -111,6 +112,7 @@ def _naming(context: options.Context, metadata: Any, non_tensors: str) -> Naming
     for key, value in texts.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise ValueError(f"metadata holds texts; {key!r}: {value!r:.60} is none")
+    require_json(texts, what="metadata")
     return Naming(context.safetensors.separator, non_tensors == "metadata", dict(texts))
 
 
@@ -124,8 +126,11 @@ class _Target:
     overwrite: bool
 
     def __post_init__(self) -> None:
-        if self.max_bytes < 1:
-            raise ValueError(f"max_shard_bytes must be at least 1, got {self.max_bytes!r}")
+        size: Any = self.max_bytes
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(
+                f"max_shard_bytes must be a number of bytes, at least 1, got {self.max_bytes!r}"
+            )
         if self.final.endswith(INDEX_SUFFIX):
             raise ValueError(f"{self.final!r} names an index: give its folder")
 

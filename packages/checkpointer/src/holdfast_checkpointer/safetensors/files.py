@@ -21,10 +21,12 @@ from holdfast_checkpointer.safetensors.header import (
 from holdfast_metadata import MetadataError, parse_json
 from holdfast_storage import (
     ByteRange,
+    CheckpointChangedError,
     DamagedCheckpointError,
     InvalidKeyError,
     ObjectInfo,
     ObjectNotFoundError,
+    ObjectVersion,
     StorageBackend,
     keys,
 )
@@ -34,6 +36,7 @@ INDEX_SUFFIX = ".safetensors.index.json"
 INDEX = "model" + INDEX_SUFFIX
 _FIRST_READ = 64 << 10
 _INDEX_LIMIT = 4 * HEADER_LIMIT
+_RESTARTS = 3
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,12 @@ class Found:
     objects: Mapping[str, ObjectInfo]
     index: ObjectInfo | None = None
     weight_map: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def versions(self) -> Mapping[str, ObjectVersion]:
+        """By which it is known whether anything was replaced."""
+        known = {key: info.version for key, info in self.objects.items()}
+        return known | ({self.index.key: self.index.version} if self.index else {})
 
     @property
     def label(self) -> str:
@@ -140,6 +149,25 @@ async def find_files(backend: StorageBackend, final: str) -> Found | None:
 
 async def _by_index(
     backend: StorageBackend, final: str, index: ObjectInfo, there: Iterable[ObjectInfo] = ()
+) -> Found:
+    """What an index names; if it is replaced meanwhile, what the new one names."""
+    for _ in range(_RESTARTS):
+        try:
+            return await _read_index(backend, final, index, there)
+        except (DamagedCheckpointError, ObjectNotFoundError):
+            now = await backend.stat(index.key)
+            if now.version == index.version:
+                raise
+            index, there = now, ()
+    raise CheckpointChangedError(
+        f"the index was replaced {_RESTARTS} times while it was read",
+        key=index.key,
+        root=backend.root,
+    )
+
+
+async def _read_index(
+    backend: StorageBackend, final: str, index: ObjectInfo, there: Iterable[ObjectInfo]
 ) -> Found:
     def damaged(why: str) -> NoReturn:
         name = keys.leaf(index.key)

@@ -145,17 +145,18 @@ async def _consistently(
     for _ in range(_RESTARTS):
         if current is None:
             break
-        files = None
         try:
             files = await open_files(current, wanted)
             result = await body(files)
         except DamagedCheckpointError:
-            if files is None or await files.unchanged():
+            again = await find_files(found.backend, found.final)
+            if again is None or again.versions == current.versions:
                 raise
+            current = again
         else:
             if await files.unchanged():
                 return result
-        current = await find_files(found.backend, found.final)
+            current = await find_files(found.backend, found.final)
     raise CheckpointChangedError(
         f"the files were replaced {_RESTARTS} times while they were read",
         key=found.final,
@@ -269,7 +270,7 @@ async def holds_tensors(backend: StorageBackend, final: str) -> bool:
         if found is None:
             return False
         await open_files(found)
-    except (DamagedCheckpointError, MetadataError):
+    except (DamagedCheckpointError, InvalidLayoutError, MetadataError):
         return False
     return True
 

@@ -236,9 +236,13 @@ async def _remove(backend: StorageBackend, folder: str, names: Sequence[str]) ->
 
 async def _encode(collected: Collected, tensors: Sequence[Tensor]) -> bytes:
     described = [(tensor.name, tensor.dtype, tensor.shape) for tensor in tensors]
-    # The value of a BytesIO is its own buffer: a shard is in memory once.
+    header = encode_header(described, collected.texts)
+    # Made whole at once, and its value is its own buffer: a shard is in memory once.
     buffer = io.BytesIO()
-    buffer.write(encode_header(described, collected.texts))
+    buffer.seek(len(header) + sum(tensor.size for tensor in tensors) - 1)
+    buffer.write(b" ")
+    buffer.seek(0)
+    buffer.write(header)
     async for part in values(collected, tensors):
         buffer.write(await asyncio.to_thread(packed, part))
     return buffer.getvalue()
