@@ -131,6 +131,8 @@ def test_a_flat_dict_has_every_leaf_by_its_path_and_gives_the_tree_back():
 
 
 def test_a_flat_dict_loses_nothing_silently():
+    with pytest.raises(ValueError, match="two leaves have the path"):
+        hf.tree.to_flat_dict({1: "int", "1": "text"})
     with pytest.raises(ValueError, match="two leaves have the path 'a/b'"):
         hf.tree.to_flat_dict({"a/b": 1, "a": {"b": 2}}, sep="/")
     with pytest.raises(KeyError, match="in the target and not"):

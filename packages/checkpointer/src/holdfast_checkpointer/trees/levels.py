@@ -28,6 +28,8 @@ def children(node: Any, is_leaf: IsLeaf = None) -> list[tuple[Any, Any]] | None:
     """The children of a node with their keys; None for a leaf, and for None."""
     if node is None or (is_leaf is not None and is_leaf(node)):
         return None
+    if type(node) in (dict, collections.OrderedDict, collections.defaultdict):
+        return list(node.items())  # JAX would sort the keys, which may be of several types
     if isinstance(node, tuple) and hasattr(type(node), "_fields"):
         fields: Any = type(node)
         return list(zip(fields._fields, node, strict=True))
