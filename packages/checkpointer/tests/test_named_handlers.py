@@ -1,6 +1,7 @@
 """Handlers of users for named items, and objects that save themselves."""
 
 import asyncio
+import concurrent.futures
 import dataclasses
 import json
 import logging
@@ -13,6 +14,7 @@ import pytest
 from google.protobuf import struct_pb2
 
 import holdfast as hf
+from holdfast_checkpointer import checkpointables
 
 h, o = hf.handlers, hf.options
 
@@ -331,6 +333,57 @@ def test_handlers_that_break_the_protocol_are_told_what_is_wrong(tmp_path):
     with using(p=NeedsArguments), pytest.raises(ValueError, match="of item 'p' cannot be made"):
         hf.save_checkpointables(tmp_path / "c", {"p": Point(1, 2)})
     assert list(tmp_path.iterdir()) == []
+
+
+class Endless(PointHandler):
+    ended = []
+
+    async def save(self, directory, checkpointable):
+        async def write():
+            (await directory.await_creation() / "half").write_text("half")
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                self.ended.append(1)
+
+        return write()
+
+
+@pytest.mark.parametrize("how", ["deadline", "cancel"])
+def test_a_handler_that_never_ends_is_stopped_with_its_save(tmp_path, how):
+    Endless.ended.clear()
+    context = using(Endless)
+    if how == "deadline":
+        context = context.replace(asynchronous=o.AsyncOptions(timeout_secs=0.5))
+    response = hf.save_checkpointables_async(
+        tmp_path / "c", {"p": Point(1, 2), "q": Point(3, 4)}, context=context
+    )
+    if how == "cancel":
+        assert response.cancel()
+    expected = TimeoutError if how == "deadline" else concurrent.futures.CancelledError
+    with pytest.raises(expected):
+        response.result(timeout=60)
+    assert list(tmp_path.iterdir()) == []
+    assert how == "cancel" or Endless.ended == [1, 1]
+
+
+def test_a_load_in_the_background_is_in_the_background(place, monkeypatch):
+    hf.save_checkpointables(place, {"it": Counter(7), "state": {"n": 1}})
+    opened = threading.Event()
+    read = checkpointables.read_checkpoint
+
+    async def held(*args):
+        await asyncio.to_thread(opened.wait, 60)
+        return await read(*args)
+
+    monkeypatch.setattr(checkpointables, "read_checkpoint", held)
+    fresh = Counter()
+    response = hf.load_checkpointables_async(place, {"it": fresh, "state": None})
+    assert not response.done()
+    assert fresh.value == 0
+    opened.set()
+    assert response.result()["state"] == {"n": 1}
+    assert fresh.value == 7
 
 
 class TestRegistry:

@@ -15,6 +15,7 @@ from holdfast_checkpointer.arrays.options import ArraySaveOptions
 from holdfast_checkpointer.arrays.snapshot import StagedArray
 from holdfast_metadata import digest_bytes, dtype_name
 from holdfast_storage import KvTarget
+from holdfast_storage.commit import carry_through
 
 _LARGE_CHUNK = 1 << 20
 
@@ -138,15 +139,35 @@ async def _write_batch(
                 digests=digests,
             )
         )
-    await asyncio.to_thread(_settle, pending)
-    await transaction.commit_async()
+    await _commit(pending, transaction)
     return records
 
 
-def _settle(futures: Sequence[Any]) -> None:
+async def _commit(pending: Sequence[Any], transaction: ts.Transaction) -> None:
+    """Waits for the writes and commits; if cancelled, only once nothing writes any more.
+
+    Whoever cancels goes on to remove what is here: a file written after that would stay.
+    """
+    work = asyncio.ensure_future(asyncio.to_thread(_settle, pending, transaction))
+    try:
+        await asyncio.shield(work)
+    except asyncio.CancelledError:
+        transaction.abort()
+        await carry_through(_ended(work))
+        raise
+
+
+async def _ended(work: asyncio.Future[None]) -> None:
+    await asyncio.wait([work])
+    if not work.cancelled():
+        work.exception()  # seen: it is of no interest once the save is cancelled
+
+
+def _settle(futures: Sequence[Any], transaction: ts.Transaction) -> None:
     """Waits for many futures: awaited one by one, each would cost a turn of the loop."""
     for future in futures:
         future.result()
+    transaction.commit_async().result()
 
 
 def _cut(array: StagedArray, shape: plan.Shape) -> Iterator[_Chunk]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import abc
+import asyncio
+import functools
+import inspect
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from os import PathLike
 from typing import Any
 
@@ -19,6 +23,7 @@ from holdfast_checkpointer.handlers.foreign.folders import ItemFolder, readable_
 from holdfast_checkpointer.handlers.v1.builtin import EngineHandler
 from holdfast_checkpointer.options import Context, FileOptions
 from holdfast_storage import ReadArea, WriteArea
+from holdfast_storage.commit import carry_through
 
 _log = logging.getLogger(__name__)
 
@@ -148,6 +153,55 @@ class CreatedPath:
         return self._path
 
 
+class Stoppable:
+    """A coroutine of a user's in a worker's thread, which is cancelled when its save is.
+
+    Args:
+        make: Makes it.
+    """
+
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._stop: Callable[[], Any] | None = None
+
+    async def run(self, worker: Worker) -> None:
+        """Runs it. If this is cancelled, it is too, and has ended when this raises."""
+        running = asyncio.ensure_future(worker.run(lambda: run_coroutine(self._run)))
+        try:
+            await asyncio.shield(running)
+        except asyncio.CancelledError:
+            self._cancel()
+            await carry_through(_ended(running))
+            raise
+
+    async def _run(self) -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        with self._lock:
+            self._stop = functools.partial(loop.call_soon_threadsafe, task.cancel)
+            if self._stopped:
+                task.cancel()
+        try:
+            await self._make()
+        finally:
+            with self._lock:
+                self._stop = None  # the loop closes
+
+    def _cancel(self) -> None:
+        with self._lock:
+            self._stopped = True
+            if self._stop is not None:
+                self._stop()
+
+
+async def _ended(task: asyncio.Future[Any]) -> None:
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()  # seen: what is told is that the save was stopped
+
+
 class _StagedObject(StagedItem):
     """An item that a user's handler will save."""
 
@@ -157,6 +211,7 @@ class _StagedObject(StagedItem):
         self._handler = handler
         self._checkpointable = checkpointable
         self._options = options
+        self._writes: Any = None
         self._worker: Worker | None = None
         self._folder: ItemFolder | None = None
 
@@ -166,16 +221,17 @@ class _StagedObject(StagedItem):
         self._folder = folder = await ItemFolder.open(area, self._options, worker)
         directory = CreatedPath(as_path(folder.path))
 
-        async def save() -> Any:
-            return await self._handler.save(directory, self._checkpointable)
+        async def save() -> None:
+            self._writes = await self._handler.save(directory, self._checkpointable)
 
-        writes = await where_called(lambda: run_coroutine(save), worker)
+        await where_called(lambda: run_coroutine(save), worker)
         self._checkpointable = None
-        await worker.run(lambda: run_coroutine(lambda: self._finished(writes)))
+        await Stoppable(self._finished).run(worker)
         await folder.check(worker, finalized=True)
         return ItemRecord()
 
-    async def _finished(self, writes: Any) -> None:
+    async def _finished(self) -> None:
+        writes = self._writes
         if not isinstance(writes, Awaitable):
             kind = type(self._handler).__name__
             raise TypeError(
@@ -191,8 +247,10 @@ class _StagedObject(StagedItem):
 
     async def discard(self) -> None:
         """See `StagedItem.discard`."""
-        worker, folder = self._worker, self._folder
-        self._worker = self._folder = None
+        worker, folder, writes = self._worker, self._folder, self._writes
+        self._worker = self._folder = self._writes = None
+        if inspect.iscoroutine(writes):
+            writes.close()  # one that was never begun would be warned of
         if worker is None:
             return
         try:
