@@ -139,7 +139,7 @@ def serialize_tree(tree: Any, keep_empty_nodes: bool = False) -> Any:
         keep_empty_nodes: Keep None and empty containers, which are left out otherwise.
 
     Example:
-        >>> serialize_tree({1: (2, [3]), "e": ()})
+        >>> serialize_tree({1: (2, [3]), 2: ()})
         {'1': [2, [3]]}
     """
     made = _serialized(tree, keep_empty_nodes)
