@@ -32,7 +32,7 @@ def killed_everywhere(zygote, tmp_path, mode, original, name, stride):
             return
 
 
-@pytest.mark.parametrize(("mode", "stride"), [("one-overwrite", 2), ("one-forced-save", 5)])
+@pytest.mark.parametrize(("mode", "stride"), [("one-overwrite", 2), ("one-forced-save", 8)])
 def test_an_overwrite_killed_before_an_operation_leaves_the_old_or_the_new(
     mode, stride, zygote, tmp_path, assert_whole, left_in, sweep
 ):

@@ -169,6 +169,7 @@ RESTORED = {
     "an unfinished save of Orbax's": (
         STANDARD, "x.orbax-checkpoint-tmp", {}, ValueError, "never committed",
     ),
+    "an old msgpack file": (TREE, "old", {}, FileNotFoundError, "msgpack.*load it with Orbax"),
     "no tree": (STANDARD, "json", {}, FileNotFoundError, "holds no PyTree"),
     "no JSON": (hf.JsonCheckpointHandler, "tree", {}, FileNotFoundError, "metadata"),
     "another structure": (STANDARD, "tree", {"item": {"v": 1}}, ValueError, "v"),
@@ -206,6 +207,8 @@ def folder(tmp_path_factory):
         folder / "items",
         args=a.Composite(state=a.StandardSave({"w": 1}), m=a.ProtoSave(struct_pb2.Struct())),
     )
+    (folder / "old").mkdir()
+    (folder / "old/checkpoint").write_bytes(b"\x81\xa1w\x01")
     (folder / "x.orbax-checkpoint-tmp").mkdir()
     (folder / "x.orbax-checkpoint-tmp/_CHECKPOINT_METADATA").write_text("{}")
     return folder

@@ -110,6 +110,17 @@ class StoredCheckpoint:
         )
 
 
+async def _refuse_msgpack(backend: StorageBackend, final: str) -> None:
+    """Says what a checkpoint in one msgpack file is, for those who have old ones."""
+    if "checkpoint" in await open_plain(backend, final).names():
+        raise CheckpointNotFoundError(
+            "the file 'checkpoint' is here, as old versions of Flax and Orbax wrote it in msgpack; "
+            "holdfast does not read those: load it with Orbax and save it again",
+            key=final,
+            root=backend.root,
+        )
+
+
 async def read_checkpoint(
     backend: StorageBackend,
     final: str,
@@ -139,6 +150,8 @@ async def read_checkpoint(
         made = await foreign()
         if made is not None:
             return made[0]
+    if found.kind == "foreign":
+        await _refuse_msgpack(backend, final)
 
     async def ours(area: ReadArea) -> T:
         return await body(await describe_area(area, final, ours=True))
