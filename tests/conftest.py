@@ -1,6 +1,12 @@
-"""Fixtures for tests that cross packages."""
+"""Fixtures for tests that cross packages; eight CPU devices, so that shardings are real."""
 
 import os
+
+# Before JAX starts its backends.
+_FLAG = "--xla_force_host_platform_device_count=8"
+if _FLAG not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
+
 import subprocess
 import sys
 from pathlib import Path

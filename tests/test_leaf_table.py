@@ -7,11 +7,6 @@ and load.
 import itertools
 import os
 
-# Before JAX starts its backends.
-_FLAG = "--xla_force_host_platform_device_count=8"
-if _FLAG not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}".strip()
-
 import jax
 import jax.numpy as jnp
 import numpy as np
