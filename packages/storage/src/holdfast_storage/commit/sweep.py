@@ -140,7 +140,8 @@ class Sweeper:
         named = stored.record is not None and stored.record.attempt == attempt
         if named and stored.record is not None and stored.record.state != "retired":
             return  # committed, or in the trash from where it may come back
-        if named:
+        if named:  # a removal that was cut short
+            await self._backend.delete(keys.join(final, layout.ADVISORY_FILE))
             await self._delete(inner)
         elif attempt in stored.dead:
             await self._sweep_replaced(stored, inner, attempt)
