@@ -40,6 +40,9 @@ HONOURED = {
     "ArrayOptions.Saving.ocdbt_target_data_file_size": (
         0, "test_storage_options", "data_file|file_size",
     ),
+    "AtomicityOptions.allow_legacy_atomic_rename": (
+        True, "../../../integration/stores/test_orbax_saves", "taken_when_asked",
+    ),
     "ArrayOptions.Loading.enable_padding_and_truncation": (True, "test_restore_args", "padded"),
     "ArrayOptions.Loading.raise_array_data_missing_error": (False, "", "missing"),
     "CheckpointablesOptions.registry": (
@@ -57,7 +60,6 @@ HONOURED = {
 
 # Values whose effect is what happens anyway: the class's docstring says so.
 ALWAYS = {
-    "AtomicityOptions.allow_legacy_atomic_rename": True,
     "MultiprocessingOptions.barrier_sync_key_prefix": "mine",
     "FileOptions.skip_sync_file_validations": True,
     "PyTreeOptions.Saving.pytree_metadata_options": hf.options.PyTreeMetadataOptions(

@@ -63,6 +63,7 @@ class GcsBackend(StorageBackend):
     environment: ClassVar[tuple[str, ...]] = (
         "CLOUDSDK_", "GCE_METADATA_", "GOOGLE_", "STORAGE_EMULATOR_HOST",
     )  # fmt: skip
+    orbax_commits_by_file = True
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         place = url.rstrip("/").partition("://")[2]

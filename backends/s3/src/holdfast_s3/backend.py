@@ -62,6 +62,7 @@ class S3Backend(StorageBackend):
 
     scheme: ClassVar[str] = "s3"
     environment: ClassVar[tuple[str, ...]] = ("AWS_",)
+    orbax_commits_by_file = True
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
         self.root = url.rstrip("/")

@@ -19,8 +19,9 @@ group of tests for each:
 from __future__ import annotations
 
 import abc
+import copy
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from holdfast_metadata import ATTEMPT_FILE
 from holdfast_storage import errors, keys
@@ -54,10 +55,13 @@ class StorageBackend(abc.ABC):
         hints: Advice for writers.
         environment: Beginnings of the names of environment variables that the settings come
             from. Once one of them has changed, the place is opened anew.
+        orbax_commits_by_file: Whether Orbax, on such a store, writes in place and says by the
+            file `commit_success.txt` that it is done; elsewhere it renames a folder.
     """
 
     scheme: ClassVar[str]
     environment: ClassVar[tuple[str, ...]] = ()
+    orbax_commits_by_file: bool = False
     root: str
     capabilities: Capabilities
     hints: IoHints
@@ -237,6 +241,15 @@ class StorageBackend(abc.ABC):
             "who may read here is set in the store itself",
             root=self.root,
         )
+
+    def with_unmarked_orbax(self) -> Self:
+        """The same place, where Orbax's checkpoints count that lack `commit_success.txt`.
+
+        Old versions that renamed wrote none; one of theirs may have been copied here.
+        """
+        fitted = copy.copy(self)
+        fitted.orbax_commits_by_file = False
+        return fitted
 
     async def abort_uploads(self, prefix: str, *, older_than: float) -> int:
         """Aborts unfinished uploads into attempts below a prefix; says how many.

@@ -143,6 +143,13 @@ async def read_checkpoint(
         DamagedCheckpointError: Its bytes are not what was saved.
     """
     found = await occupant(backend, final)
+    if found.unfinished:
+        raise UnfinishedCheckpointError(
+            f"this is {found.detail}; if an old version of Orbax wrote it on a disk and it was "
+            "copied here, load it with AtomicityOptions(allow_legacy_atomic_rename=True)",
+            key=final,
+            root=backend.root,
+        )
     if found.kind == "orbax":
         await refuse_no_checkpoint(backend, final)
         return await body(await describe_area(open_plain(backend, final), final, ours=False))

@@ -190,6 +190,8 @@ class Context:
         return self._fitted(open_backend(directory, self.storage))
 
     def _fitted(self, backend: StorageBackend) -> StorageBackend:
+        if self.atomicity.allow_legacy_atomic_rename:
+            backend = backend.with_unmarked_orbax()
         mode = self.file.path_permission_mode
         return backend if mode is None else backend.with_directory_mode(mode)
 

@@ -74,9 +74,10 @@ class AtomicityOptions:
     Attributes:
         mode: An `AtomicityMode` or its text. Other than "auto" it is a requirement: storage that
             commits in the other way refuses the save, before anything is written.
-        allow_legacy_atomic_rename: Orbax's checkpoints that lack `commit_success.txt` are read
-            whatever this is: old versions wrote none, and wherever such a checkpoint was copied
-            to, it is one. Both are accepted.
+        allow_legacy_atomic_rename: Take what Orbax wrote for a checkpoint on object stores too
+            where `commit_success.txt` is missing. There that is how a save of Orbax's looks that
+            was never finished; but old versions wrote no such file on disks, and one of their
+            checkpoints may have been copied from there. On disks it is not needed.
     """
 
     mode: AtomicityMode = AtomicityMode.AUTO

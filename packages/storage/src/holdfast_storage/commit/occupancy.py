@@ -22,11 +22,13 @@ class Occupant:
             or `foreign`.
         stored: The record, if there is one.
         detail: For messages: what was found.
+        unfinished: Whether it is foreign because Orbax did not finish it, or has not yet.
     """
 
     kind: str
     stored: StoredRecord
     detail: str = ""
+    unfinished: bool = False
 
 
 async def occupant(backend: StorageBackend, final: str) -> Occupant:
@@ -39,12 +41,16 @@ async def occupant(backend: StorageBackend, final: str) -> Occupant:
     if stored.committed:
         return Occupant("ours", stored)
     listing = await backend.children(final)
-    files = {keys.leaf(info.key) for info in listing.objects} - {COMMIT_FILE, ADVISORY_FILE}
+    there = {keys.leaf(info.key) for info in listing.objects}
+    files = there - {COMMIT_FILE, ADVISORY_FILE}
     folders = {keys.leaf(prefix) for prefix in listing.prefixes}
     attempts = {name for name in folders if name.startswith(INNER_PREFIX)}
     # A record that only fences attempts does not make Orbax's checkpoint unseen.
     never_ours = stored.record is None or stored.record.state == "none"
     if files & ORBAX_MARKS and never_ours:
+        if backend.orbax_commits_by_file and ADVISORY_FILE not in there:
+            detail = f"an Orbax save that is not finished ({ADVISORY_FILE} is missing)"
+            return Occupant("foreign", stored, detail, unfinished=True)
         return Occupant("orbax", stored)
     if stored.record is not None:
         return Occupant("uncommitted" if attempts else "absent", stored)
