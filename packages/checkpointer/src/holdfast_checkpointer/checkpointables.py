@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any
 
 from holdfast_checkpointer import options
 from holdfast_checkpointer.args import CheckpointArgs, Composite
-from holdfast_checkpointer.engine.layout import StoredCheckpoint, read_checkpoint
-from holdfast_checkpointer.engine.names import check_final, check_item_name
+from holdfast_checkpointer.engine.layout import StoredCheckpoint
+from holdfast_checkpointer.engine.names import check_final, check_item_name, check_stored_name
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.saving import (
     Contents,
@@ -25,6 +25,8 @@ from holdfast_checkpointer.handlers.composite import CompositeCheckpointHandler
 from holdfast_checkpointer.handlers.v1.loading import ItemsRequest
 from holdfast_checkpointer.handlers.v1.resolution import stage_item
 from holdfast_checkpointer.metadata import CheckpointMetadata
+from holdfast_checkpointer.safetensors.files import Found
+from holdfast_checkpointer.safetensors.load import read_by_layout
 from holdfast_checkpointer.safetensors.options import refuse_tensors
 from holdfast_storage import StorageBackend
 
@@ -162,14 +164,21 @@ def load_checkpointables_from(
     """What `load_checkpointables_async` does once the path is resolved."""
     if isinstance(abstract_checkpointables, CheckpointMetadata):
         abstract_checkpointables = abstract_checkpointables.items
-    targets = {} if abstract_checkpointables is None else _named(abstract_checkpointables)
+    targets = {}
+    if abstract_checkpointables is not None:
+        targets = _named(abstract_checkpointables, check_stored_name)
     request = ItemsRequest.of(targets)
 
     async def body(stored: StoredCheckpoint) -> dict[str, Any]:
         return await request.fetch(stored, context)
 
+    async def tensors(found: Found) -> dict[str, Any]:
+        raise InvalidLayoutError(
+            f"{found.label} is safetensors files, one tree of tensors without items: load reads it"
+        )
+
     return AsyncResponse(
-        read_checkpoint(backend, final, body),
+        read_by_layout(backend, final, context, body, tensors),
         what=f"the load from {backend.root}/{final}",
         deadline=context.asynchronous.timeout_secs,
     )
@@ -194,16 +203,16 @@ def checkpointables_metadata(
     return dataclasses.replace(found, metadata=dict(found.items))
 
 
-def _named(checkpointables: Any) -> dict[str, Any]:
+def _named(checkpointables: Any, check: Callable[[object], str]) -> dict[str, Any]:
     if not isinstance(checkpointables, Mapping):
         kind = type(checkpointables).__name__
         raise ValueError(f"checkpointables must be a dict of items by name, got {kind}")
-    return {check_item_name(name): item for name, item in checkpointables.items()}
+    return {check(name): item for name, item in checkpointables.items()}
 
 
 def _stage(checkpointables: Any, context: options.Context) -> dict[str, Item]:
     """Every item, staged by the handler that its arguments or the registry choose."""
-    named = _named(checkpointables)
+    named = _named(checkpointables, check_item_name)
     if not named:
         raise ValueError("checkpointables is empty: a checkpoint has at least one item")
     given = {name: item for name, item in named.items() if isinstance(item, CheckpointArgs)}

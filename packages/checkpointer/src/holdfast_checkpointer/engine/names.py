@@ -11,6 +11,9 @@ ORBAX_MARKER = "orbax.checkpoint"
 ORBAX_COMMIT = "commit_success.txt"
 ORBAX_TEMPORARY = ".orbax-checkpoint-tmp"
 _RESERVED = {METRICS, AUTO, ORBAX_MARKER, ORBAX_COMMIT}
+_ACCEPTED = (
+    "a name is one folder: letters, digits and the like, no '/', not starting with '.' or '_'"
+)
 
 
 def check_item_name(name: object) -> str:
@@ -19,19 +22,26 @@ def check_item_name(name: object) -> str:
     Raises:
         InvalidKeyError: A `ValueError` that says which names can be used.
     """
-    accepted = (
-        "a name is one folder: letters, digits and the like, no '/', not starting with '.' or '_'"
-    )
+    found = check_stored_name(name)
+    if found[0] in "._" or ORBAX_TEMPORARY in found:
+        raise errors.InvalidKeyError(f"{name!r} cannot name an item; {_ACCEPTED}")
+    return found
+
+
+def check_stored_name(name: object) -> str:
+    """Returns `name` if an item that Orbax saved can be called that; it takes more names.
+
+    Raises:
+        InvalidKeyError: A `ValueError` that says which names can be used.
+    """
     if not isinstance(name, str):
-        raise errors.InvalidKeyError(f"an item's name is text, got {name!r}; {accepted}")
+        raise errors.InvalidKeyError(f"an item's name is text, got {name!r}; {_ACCEPTED}")
     if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
-        raise errors.InvalidKeyError(f"{name!r} cannot name an item; {accepted}")
+        raise errors.InvalidKeyError(f"{name!r} cannot name an item; {_ACCEPTED}")
     if name in _RESERVED:
         raise errors.InvalidKeyError(
             f"{name!r} is reserved (as are {', '.join(sorted(_RESERVED - {name}))}); choose another"
         )
-    if name[0] in "._" or ORBAX_TEMPORARY in name:
-        raise errors.InvalidKeyError(f"{name!r} cannot name an item; {accepted}")
     return name
 
 
@@ -42,7 +52,7 @@ def check_loaded_name(name: object) -> None:
         InvalidKeyError: A `ValueError` that says which names can be used.
     """
     if name is not None and name != AUTO:
-        check_item_name(name)
+        check_stored_name(name)
 
 
 def check_final(final: str) -> str:

@@ -7,7 +7,7 @@ import dataclasses
 from holdfast_checkpointer.engine.layout import (
     StoredCheckpoint,
     describe_area,
-    refuse_no_checkpoint,
+    read_checkpoint,
 )
 from holdfast_metadata.orbax import STEP_METADATA_FILE
 from holdfast_storage import (
@@ -48,8 +48,9 @@ async def remove_item(backend: StorageBackend, final: str, name: str, *, missing
         ValueError: It is the only item.
         UnsupportedOperationError: Orbax wrote the checkpoint.
     """
-    if (await occupant(backend, final)).kind == "orbax":
-        await refuse_no_checkpoint(backend, final)
+
+    async def orbax(stored: StoredCheckpoint) -> None:
+        stored.require_item(name)
         raise UnsupportedOperationError(
             f"Orbax wrote this checkpoint: item {name!r} cannot be taken out of it in one step; "
             "load what is to stay and save it",
@@ -72,6 +73,8 @@ async def remove_item(backend: StorageBackend, final: str, name: str, *, missing
         )
 
     try:
+        if (await occupant(backend, final)).kind == "orbax":
+            await read_checkpoint(backend, final, orbax)
         await reading(backend, final, body)
     except InvalidLayoutError:
         if missing_ok:

@@ -26,7 +26,7 @@ from holdfast_checkpointer.handlers.standard import StandardCheckpointHandler
 from holdfast_checkpointer.handlers.v1.protocols import PathAwaitingCreation, StatefulCheckpointable
 from holdfast_checkpointer.handlers.v1.registry import CheckpointableHandlerRegistry
 from holdfast_checkpointer.items.describe import describe
-from holdfast_checkpointer.options import current
+from holdfast_checkpointer.options import Context, current
 from holdfast_metadata import MetadataError, canonical_json, require_json
 from holdfast_storage.commit import open_plain
 from holdfast_storage.direct import DirectArea
@@ -43,6 +43,9 @@ class EngineHandler:
     `save`, `load` and `metadata` are for handlers of users that leave a part of theirs to one
     of these, in a folder they name.
     """
+
+    def __init__(self, context: Context | None = None) -> None:
+        self._context = context
 
     def engine(self) -> CheckpointHandler:
         """What does the work."""
@@ -70,7 +73,7 @@ class EngineHandler:
         Raises:
             ValueError: It cannot be saved; nothing was written.
         """
-        context = current()
+        context = current(self._context)
         staged = self.engine().stage(self.saving(checkpointable), context)
 
         async def write() -> None:
@@ -86,7 +89,7 @@ class EngineHandler:
 
     async def load(self, directory: Any, abstract_checkpointable: Any = None) -> Awaitable[Any]:
         """Returns what reads a folder that `save` wrote."""
-        context = current()
+        context = current(self._context)
         backend, prefix = context.locate(directory)
         engine = self.engine()
         request = engine.prepare(self.restoring(abstract_checkpointable))
@@ -99,13 +102,21 @@ class EngineHandler:
 
     async def metadata(self, directory: Any) -> Any:
         """Says what a folder holds that `save` wrote, without reading values."""
-        backend, prefix = current().locate(directory)
+        backend, prefix = current(self._context).locate(directory)
         work = self.engine().describe(open_plain(backend, prefix))
         return await AsyncResponse(work, what=f"the metadata of {directory}")
 
 
 class PyTreeHandler(EngineHandler):
-    """Saves any PyTree, as `PyTreeCheckpointHandler` does."""
+    """Saves any PyTree, as `PyTreeCheckpointHandler` does.
+
+    Args:
+        context: Options for `save`, `load` and `metadata` where they are called directly; None
+            takes those of the context around the call.
+    """
+
+    def __init__(self, *, context: Context | None = None) -> None:
+        super().__init__(context)
 
     def engine(self) -> CheckpointHandler:
         """See `EngineHandler`."""
@@ -148,6 +159,7 @@ class JsonHandler(EngineHandler):
     """
 
     def __init__(self, filename: str | None = None) -> None:
+        super().__init__()
         self._filename = filename
 
     def engine(self) -> CheckpointHandler:
@@ -184,6 +196,7 @@ class ProtoHandler(EngineHandler):
     """
 
     def __init__(self, filename: str = "proto.pbtxt") -> None:
+        super().__init__()
         self._filename = filename
 
     def engine(self) -> CheckpointHandler:

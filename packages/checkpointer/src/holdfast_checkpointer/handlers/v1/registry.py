@@ -97,7 +97,7 @@ class CheckpointableHandlerRegistry:
 
     def get_secondary_typestrs(self, handler_type: type[Any]) -> Sequence[str]:
         """The handler strings, besides its own path, that mean a class."""
-        return self._secondary.get(handler_type, ())
+        return list(self._secondary.get(handler_type, ()))
 
     def __repr__(self) -> str:
         shown = ", ".join(
