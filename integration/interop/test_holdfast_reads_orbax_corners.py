@@ -75,6 +75,26 @@ def test_other_items_stand_beside_the_state(path, core):
         hf.load(path, checkpointable_name="b")
 
 
+def test_an_item_is_loaded_by_any_name_that_orbax_takes(path):
+    items = {"_hidden": {"a": 1}, ".dot": {"b": 2}}
+    ocp.save_checkpointables(path, items)
+    assert hf.load_checkpointables(path) == items
+    assert hf.load_checkpointables(path, {".dot": None}) == {".dot": {"b": 2}}
+    assert hf.load(path, checkpointable_name="_hidden") == {"a": 1}
+    assert hf.metadata(path, "_hidden").metadata["a"].shape == ()
+
+
+def test_it_is_not_deleted_and_that_is_said_even_if_it_may_be_missing(path, core):
+    v1()(path, core)
+    for name in (None, "state"):
+        with pytest.raises(NotImplementedError, match="Orbax wrote"):
+            hf.delete(path, checkpointable_name=name, missing_ok=True)
+    with pytest.raises(FileNotFoundError, match="has no item 'absent'"):
+        hf.delete(path, checkpointable_name="absent")
+    assert hf.delete(path, checkpointable_name="absent", missing_ok=True) is False
+    assert differences(hf.load(path, core), core) == []
+
+
 def test_a_json_item_is_restored_by_the_json_handler(path):
     with ocp0.Checkpointer(ocp0.JsonCheckpointHandler()) as checkpointer:
         checkpointer.save(path, ocp0.args.JsonSave({"a": [1, None]}))

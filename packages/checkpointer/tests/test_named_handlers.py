@@ -157,7 +157,7 @@ def test_a_class_that_was_replaced_is_found_by_its_old_name(place):
     registry = h.local_registry().add(OtherPointHandler, secondary_typestrs=[old])
     with hf.Context(checkpointables=o.CheckpointablesOptions(registry=registry)):
         assert hf.load_checkpointables(place) == {"point": Point(1, 2)}
-    assert registry.get_secondary_typestrs(OtherPointHandler) == (old,)
+    assert registry.get_secondary_typestrs(OtherPointHandler) == [old]
 
 
 def test_of_two_handlers_the_last_one_added_takes_the_item(place):
@@ -315,6 +315,27 @@ def test_a_handler_may_leave_its_arrays_to_one_of_ours(place):
         assert hf.checkpointables_metadata(place).metadata["p"]["x"].shape == (5,)
 
 
+def test_a_handler_called_directly_uses_the_context_it_was_made_with(tmp_path):
+    async def run(handler, target):
+        await (await handler.save(Created(tmp_path), {"a": 1, "b": 2}))
+        return await (await handler.load(tmp_path, target))
+
+    partial = hf.Context(pytree=o.PyTreeOptions(loading=o.PyTreeOptions.Loading(partial_load=True)))
+    assert asyncio.run(run(h.PyTreeHandler(context=partial), {"a": 0})) == {"a": 1}
+    with pytest.raises(ValueError, match="'b'"):
+        asyncio.run(run(h.PyTreeHandler(), {"a": 0}))
+
+
+class Created:
+    """A folder that is there already."""
+
+    def __init__(self, path):
+        self.path = path
+
+    async def await_creation(self):
+        return self.path
+
+
 class NoAwaitable(PointHandler):
     async def save(self, directory, checkpointable):
         return None
@@ -370,13 +391,13 @@ def test_a_handler_that_never_ends_is_stopped_with_its_save(tmp_path, how):
 def test_a_load_in_the_background_is_in_the_background(place, monkeypatch):
     hf.save_checkpointables(place, {"it": Counter(7), "state": {"n": 1}})
     opened = threading.Event()
-    read = checkpointables.read_checkpoint
+    read = checkpointables.read_by_layout
 
     async def held(*args):
         await asyncio.to_thread(opened.wait, 60)
         return await read(*args)
 
-    monkeypatch.setattr(checkpointables, "read_checkpoint", held)
+    monkeypatch.setattr(checkpointables, "read_by_layout", held)
     fresh = Counter()
     response = hf.load_checkpointables_async(place, {"it": fresh, "state": None})
     assert not response.done()
@@ -395,7 +416,7 @@ class TestRegistry:
         assert not registry.has("state")
         assert registry.get("point") is OtherPointHandler
         assert registry.get_all_entries() == [(PointHandler, None), (OtherPointHandler, "point")]
-        assert list(registry.get_secondary_typestrs(PointHandler)) == []
+        assert registry.get_secondary_typestrs(PointHandler) == []
         assert "OtherPointHandler for 'point'" in repr(registry)
 
     def test_what_cannot_be_added_is_refused(self):

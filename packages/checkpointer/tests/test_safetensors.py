@@ -144,6 +144,8 @@ class TestEveryKindOfPath:
     def test_it_has_no_items(self, model):
         with pytest.raises(KeyError, match="without items"):
             hf.load(model, checkpointable_name="state")
+        with pytest.raises(ValueError, match="without items: load reads it"):
+            hf.load_checkpointables(model)
 
 
 INTEGERS = [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]

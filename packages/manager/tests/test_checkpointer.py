@@ -70,9 +70,11 @@ def test_several_items_are_saved_in_the_background(place):
     response = run.save_checkpointables_async(2, {"a": {"x": np.zeros(3)}})
     assert response
     assert response.result().saved
+    assert response.result() == True  # noqa: E712 - as programs compare Orbax's bool
     declined = run.save_checkpointables_async(3, {"a": {"x": np.zeros(3)}})
     assert not declined
     assert "FixedIntervalPolicy" in declined.reason
+    assert declined.result() == False != response.result()  # noqa: E712
     with pytest.raises(StepAlreadyExistsError):
         run.save_checkpointables(2, {"a": {"x": np.zeros(3)}})
     run.close()

@@ -38,7 +38,7 @@ def delete(
         FileNotFoundError: No checkpoint is committed there, or it has no such item.
         ValueError: The name is none, or the item is the last one.
         CommitConflictError: The checkpoint was replaced meanwhile; the new one was not touched.
-        NotImplementedError: Orbax wrote the checkpoint whose item is to go.
+        NotImplementedError: Orbax wrote the checkpoint.
 
     Example:
         >>> import holdfast as hf, numpy as np

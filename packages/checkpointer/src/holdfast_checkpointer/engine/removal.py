@@ -27,10 +27,17 @@ from holdfast_storage.commit import (
 
 
 async def remove_checkpoint(backend: StorageBackend, final: str, *, missing_ok: bool) -> bool:
-    """Un-commits a checkpoint, then removes its data; False if none is there and may be."""
+    """Un-commits a checkpoint, then removes its data; False if none is there and may be.
+
+    Raises:
+        CheckpointNotFoundError: There is no checkpoint.
+        UnsupportedOperationError: Orbax wrote it.
+    """
     try:
         record = (await open_committed(backend, final, check_whole=False)).record
     except CheckpointNotFoundError:
+        if (await occupant(backend, final)).kind == "orbax":
+            await read_checkpoint(backend, final, _refuse_orbax)
         if missing_ok:
             return False
         raise
@@ -81,6 +88,13 @@ async def remove_item(backend: StorageBackend, final: str, name: str, *, missing
             return False
         raise
     return True
+
+
+async def _refuse_orbax(stored: StoredCheckpoint) -> None:
+    raise UnsupportedOperationError(
+        f"Orbax wrote {stored.area.label}: it has no record by which readers would see it go in one "
+        "step; remove it with Orbax, or its folder"
+    )
 
 
 def _step_without(stored: StoredCheckpoint, name: str) -> bytes:

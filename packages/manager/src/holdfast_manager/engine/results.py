@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from holdfast_checkpointer.engine.response import AsyncResponse
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SaveResult:
-    """What became of a save. True in a condition if the step was committed.
+    """What became of a save. True in a condition, and equal to True, if the step was committed.
 
     Attributes:
         step: The step.
@@ -23,6 +24,16 @@ class SaveResult:
 
     def __bool__(self) -> bool:
         return self.saved
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, bool):
+            return self.saved is other
+        if isinstance(other, SaveResult):
+            return dataclasses.astuple(self) == dataclasses.astuple(other)
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.saved)
 
 
 class SaveResponse(AsyncResponse[SaveResult]):
