@@ -92,8 +92,8 @@ async def remove_item(backend: StorageBackend, final: str, name: str, *, missing
 
 async def _refuse_orbax(stored: StoredCheckpoint) -> None:
     raise UnsupportedOperationError(
-        f"Orbax wrote {stored.area.label}: it has no record by which readers would see it go in one "
-        "step; remove it with Orbax, or its folder"
+        f"Orbax wrote {stored.area.label}: it has no record by which readers would see it go in "
+        "one step; remove it with Orbax, or its folder"
     )
 
 
