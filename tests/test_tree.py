@@ -148,7 +148,9 @@ def test_a_serialized_tree_has_plain_containers_and_comes_back_with_a_target():
     plain = hf.tree.serialize_tree(TREE, keep_empty_nodes=True)
     assert plain == {"p": {"x": 1, "y": {"a": 2, "b": {"3": 4}}}, "l": [5, [6, None]], "e": {}}
     assert hf.tree.deserialize_tree(plain, TREE, keep_empty_nodes=True) == TREE
-    assert hf.tree.serialize_tree({"e": {}, "n": None}) == {}
+    assert hf.tree.serialize_tree({"e": {}, "n": None, "x": 1}) == {"x": 1}
+    with pytest.raises(ValueError, match="no leaves"):
+        hf.tree.serialize_tree({"e": {}, "n": None})
     with pytest.raises(KeyError):
         hf.tree.deserialize_tree({"a": 1}, {"a": 0, "b": 0})
 

@@ -55,6 +55,24 @@ def test_each_handler_saves_to_a_folder_and_restores_from_it(case, place):
     handler.close()
 
 
+def test_an_item_of_a_composite_may_extend_one_of_ours(tmp_path):
+    called = []
+
+    class Mine(hf.StandardCheckpointHandler):
+        def finalize(self, directory):
+            called.append(directory.name)
+            super().finalize(directory)
+
+    handler = hf.CompositeCheckpointHandler("other", state=Mine())
+    handler.save(tmp_path, a.Composite(state=a.StandardSave({"n": 1})))
+    with pytest.raises(hf.errors.NotFinalizedError):
+        handler.restore(tmp_path)
+    handler.finalize(tmp_path)
+    assert called == ["state"]
+    restored = handler.restore(tmp_path, a.Composite(state=a.StandardRestore()))
+    assert restored.state == {"n": 1}
+
+
 @pytest.mark.parametrize("case", [case for case in CASES if case not in ("json", "proto")])
 def test_what_is_not_finalized_is_not_restored(case, place):
     kind, save, restore, value = CASES[case]
@@ -114,7 +132,12 @@ def test_metadata_describes_a_folder(place):
     with pytest.raises(ValueError, match=r"item 'state' .* is a temporary one: call finalize\(\)"):
         items.metadata(f"{place}/items")
     items.finalize(f"{place}/items")
-    found = items.metadata(f"{place}/items").item_metadata
+    told = items.metadata(f"{place}/items")
+    handlers = {"config": hf.JsonCheckpointHandler, "state": hf.StandardCheckpointHandler}
+    assert told.item_handlers == {name: kind.typestr() for name, kind in handlers.items()}
+    fresh = hf.CompositeCheckpointHandler().metadata(f"{place}/items")
+    assert fresh.item_handlers == {"config": None, "state": None}
+    found = told.item_metadata
     assert isinstance(found, a.CompositeItemMetadata)
     assert found.state["w"].shape == (3,)
     assert found.config is None

@@ -1,6 +1,7 @@
 """Targets under restore arguments, partial, padded and truncated, and elsewhere."""
 
 import collections
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,9 @@ from holdfast_checkpointer.args import (
     ArrayRestoreArgs,
     ArraySave,
     PyTreeRestore,
+    PyTreeSave,
     RestoreArgs,
+    SaveArgs,
     SingleReplicaArrayRestoreArgs,
     StandardRestore,
 )
@@ -161,10 +164,71 @@ def test_arguments_of_another_structure_or_kind_are_refused(saved):
         restore(saved, restore_args={**blank(), "more": RestoreArgs()})
 
 
-@pytest.mark.parametrize("name", ["transforms", "legacy_transform_fn"])
-def test_transforms_are_refused_with_what_does_the_same(saved, name):
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"item": tree(), "transforms": {"w": "n"}},
+        {"item": tree(), "legacy_transform_fn": {}},
+        {"item": tree(), "transforms": {}, "transforms_default_to_original": False},
+        {"transforms": {}},
+    ],
+)
+def test_transforms_are_refused_with_what_does_the_same(saved, fields):
     with pytest.raises(UnsupportedOptionError, match="rename=.*select=.*partial_restore"):
-        restore(saved, item=tree(), **{name: {}})
+        restore(saved, **fields)
+
+
+def test_transforms_of_which_there_are_none_ask_for_a_part(saved):
+    assert restore(saved, item={"i": 0, "t": (0, [0])}, transforms={}) == {"i": 3, "t": (1, [2])}
+    with pytest.raises(TreeMismatchError, match="in the target, not in the checkpoint"):
+        restore(saved, item={"i": 0, "more": 0}, transforms={})
+
+
+def test_the_type_of_an_array_is_a_restore_type(saved):
+    args = {**blank(), "w": RestoreArgs(restore_type=type(jnp.zeros(1)))}
+    args["n"] = ArrayRestoreArgs(restore_type=type(jnp.zeros(1)))
+    found = restore(saved, restore_args=args)
+    assert isinstance(found["w"], jax.Array)
+    assert isinstance(found["n"], jax.Array)
+
+
+def test_a_placeholder_skips_its_leaf_under_any_arguments(saved):
+    item = {**tree(), "w": ..., "n": ...}
+    args = {**blank(), "w": ArrayRestoreArgs(), "n": RestoreArgs(restore_type=np.ndarray)}
+    found = restore(saved, item=item, restore_args=args)
+    assert (found["w"], found["n"], found["i"]) == (..., ..., 3)
+
+
+def test_arguments_may_stand_where_the_tree_has_no_leaf(place):
+    item = {"a": {}, "b": 3, "c": None, "d": [1, []], "e": Pair({}, ())}
+    plain = {"a": RestoreArgs(), "b": RestoreArgs(), "c": RestoreArgs(), "d": [RestoreArgs()] * 2}
+    with hc.PyTreeCheckpointer() as checkpointer:
+        save_args = jax.tree.map(lambda _: SaveArgs(), plain) | {"e": SaveArgs()}
+        checkpointer.save(place, args=PyTreeSave(item, save_args=save_args))
+    args = plain | {"e": RestoreArgs()}
+    assert restore(place, item=item, restore_args=args) == item
+    assert restore(place, restore_args=args) == item
+    with pytest.raises(ValueError, match="structure of the item"):
+        restore(place, item=item, restore_args=args | {"a": {"more": RestoreArgs()}})
+    with pytest.raises(ValueError, match="structure of the item"):
+        restore(place, item=item, restore_args=args | {"a": 5})
+    with pytest.raises(TreeMismatchError, match="a leaf, the checkpoint None"):
+        restore(place, item=item | {"c": 1})
+
+
+def test_arguments_may_be_set_and_inherited_from(place):
+    @dataclasses.dataclass
+    class More(PyTreeSave):
+        extra: int = 7
+
+    args = More({"n": np.arange(3)}, save_args={"n": SaveArgs()})
+    args.save_args["n"].dtype = np.float32
+    with hc.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(place, args=args)
+    wanted = RestoreArgs()
+    wanted.restore_type = jax.Array
+    found = restore(place, restore_args={"n": wanted})["n"]
+    assert (found.dtype, args.extra, isinstance(found, jax.Array)) == (np.float32, 7, True)
 
 
 def test_the_array_handler_takes_arguments_too(place):

@@ -1,6 +1,7 @@
 """Arguments of handlers: what to save, and what to restore into.
 
-Named and shaped as Orbax's, so that migrating is one import line.
+Named and shaped as Orbax's, so that migrating is one import line: plain dataclasses, whose
+fields may be set and which others inherit from. A call looks at them before it returns.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class CheckpointArgs:
     """Base of all handler arguments."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class SaveArgs:
     """How one leaf is stored; see `options.StorageOptions` for the fields they share.
 
@@ -37,7 +38,7 @@ class SaveArgs:
     shard_axes: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass
 class RestoreArgs:
     """What one leaf is restored as.
 
@@ -52,7 +53,7 @@ class RestoreArgs:
     dtype: Any = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class ArrayRestoreArgs(RestoreArgs):
     """What one `jax.Array` is restored as, and where to.
 
@@ -85,14 +86,13 @@ class ArrayRestoreArgs(RestoreArgs):
         )
         if shape is not None and other is not None and shape != other:
             raise ValueError(f"shape {other} and global_shape {shape} must be the same")
-        for name in ("shape", "global_shape"):
-            object.__setattr__(self, name, shape if shape is not None else other)
+        self.shape = self.global_shape = shape if shape is not None else other
         if self.sharding is None and (self.mesh is None) != (self.mesh_axes is None):
             given = "mesh" if self.mesh_axes is None else "mesh_axes"
             raise ValueError(f"mesh and mesh_axes go together, got only {given}")
 
 
-@dataclass(frozen=True)
+@dataclass
 class SingleReplicaArrayRestoreArgs(ArrayRestoreArgs):
     """Like `ArrayRestoreArgs`: each process reads a part once, whatever holds copies of it.
 
@@ -103,7 +103,7 @@ class SingleReplicaArrayRestoreArgs(ArrayRestoreArgs):
     single_replica_sharding: Any = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class PyTreeSave(CheckpointArgs):
     """Save a PyTree with any leaves that holdfast knows.
 
@@ -121,7 +121,7 @@ class PyTreeSave(CheckpointArgs):
     custom_metadata: Any = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class PyTreeRestore(CheckpointArgs):
     """Restore a PyTree.
 
@@ -130,7 +130,8 @@ class PyTreeRestore(CheckpointArgs):
             `...`; None restores what was saved.
         restore_args: A tree of `RestoreArgs` in the structure of `item`, whose fields win over
             its leaves; without `item` it is the target itself.
-        transforms: Refused: pass `rename=` or `select=` to `load`.
+        transforms: None, or `{}`, which says the same as `partial_restore=True` and needs an
+            `item`. Others are refused: pass `rename=` or `select=` to `load`.
         transforms_default_to_original: For `transforms`; it has no effect without.
         legacy_transform_fn: Refused likewise.
         partial_restore: The target may leave out leaves that were saved; a leaf of the target
@@ -169,7 +170,7 @@ class PyTreeRestore(CheckpointArgs):
     rename: Mapping[str, str] | Callable[[str], str] | None = field(default=None, kw_only=True)
 
 
-@dataclass(frozen=True)
+@dataclass
 class StandardSave(CheckpointArgs):
     """Save a PyTree of arrays and numbers.
 
@@ -184,7 +185,7 @@ class StandardSave(CheckpointArgs):
     custom_metadata: Any = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class StandardRestore(CheckpointArgs):
     """Restore a PyTree of arrays and numbers.
 
@@ -213,21 +214,21 @@ class StandardRestore(CheckpointArgs):
     rename: Mapping[str, str] | Callable[[str], str] | None = field(default=None, kw_only=True)
 
 
-@dataclass(frozen=True)
+@dataclass
 class JsonSave(CheckpointArgs):
     """Save a value that JSON can express."""
 
     item: Any
 
 
-@dataclass(frozen=True)
+@dataclass
 class JsonRestore(CheckpointArgs):
     """Restore a JSON value. `item` is accepted for symmetry and not used."""
 
     item: Any = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class ArraySave(CheckpointArgs):
     """Save one array or number.
 
@@ -240,7 +241,7 @@ class ArraySave(CheckpointArgs):
     save_args: SaveArgs | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class ArrayRestore(CheckpointArgs):
     """Restore one array or number.
 
@@ -258,14 +259,14 @@ class ArrayRestore(CheckpointArgs):
     fallback_sharding: Any = field(default=None, kw_only=True)
 
 
-@dataclass(frozen=True)
+@dataclass
 class ProtoSave(CheckpointArgs):
     """Save a protocol buffer message, as text."""
 
     item: Any
 
 
-@dataclass(frozen=True)
+@dataclass
 class ProtoRestore(CheckpointArgs):
     """Restore a protocol buffer message.
 
@@ -276,14 +277,14 @@ class ProtoRestore(CheckpointArgs):
     item: Any = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class JaxRandomKeySave(CheckpointArgs):
     """Save a JAX PRNG key, typed or raw."""
 
     item: Any
 
 
-@dataclass(frozen=True)
+@dataclass
 class JaxRandomKeyRestore(CheckpointArgs):
     """Restore a JAX PRNG key.
 
@@ -295,14 +296,14 @@ class JaxRandomKeyRestore(CheckpointArgs):
     impl: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class NumpyRandomKeySave(CheckpointArgs):
     """Save the state of a NumPy generator: `np.random.get_state()`, or a `.state` dict."""
 
     item: Any
 
 
-@dataclass(frozen=True)
+@dataclass
 class NumpyRandomKeyRestore(CheckpointArgs):
     """Restore the state of a NumPy generator."""
 

@@ -63,7 +63,8 @@ class StepMetadata:
 
     Attributes:
         item_handlers: Handler strings by item name; one string if the item lies in the
-            checkpoint itself. None if the checkpoint does not say.
+            checkpoint itself. None if the checkpoint does not say. Of a plain folder, what a
+            composite handler knows itself, with None for an item that it does not know.
         item_metadata: What the handler says of the item: for a PyTree a `TreeMetadata`. For a
             composite handler an `args.Composite` of these, by name. None where there is nothing
             to say.
@@ -74,7 +75,7 @@ class StepMetadata:
         custom_metadata: What the caller stored beside the state.
     """
 
-    item_handlers: Mapping[str, str] | str | None
+    item_handlers: Mapping[str, str | None] | str | None
     item_metadata: Any
     metrics: Mapping[str, Any] = field(default_factory=dict)
     performance_metrics: Mapping[str, Any] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -235,7 +236,14 @@ class CompositeCheckpointHandler(CheckpointHandler):
         """See `CheckpointHandler.describe_directly`; a `StepMetadata`, as of a checkpoint."""
         from holdfast_checkpointer.metadata import describe_step
 
-        return await describe_step(stored, self)
+        found = await describe_step(stored, self)
+        if found.item_handlers is not None:
+            return found
+        fixed = self._items.fixed()  # a plain folder does not say who saved into it
+        known = {
+            name: fixed[name].recorded() if name in fixed else None for name in found.item_metadata
+        }
+        return dataclasses.replace(found, item_handlers=known)
 
     async def _describe_one(self, stored: StoredCheckpoint, name: str) -> Any:
         handler = self._items.fixed().get(name)

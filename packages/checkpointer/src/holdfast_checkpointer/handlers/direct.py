@@ -7,8 +7,9 @@ not left what looks like an item.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, TypeVar
@@ -56,6 +57,7 @@ class _Unfinished:
 
 
 _lock = threading.Lock()
+_handed_on: set[str] = set()
 
 
 def _unfinished(handler: CheckpointHandler) -> dict[str, _Unfinished]:
@@ -112,7 +114,20 @@ async def _write(saving: _Unfinished, name: str, item: Item) -> None:
         await item.staged.finish(scope, [record])
         return
     await scope.put(UNFINALIZED, b"")
-    saving.records[name] = await item.staged.write(scope)
+    with _in_hand(scope):
+        saving.records[name] = await item.staged.write(scope)
+
+
+@contextlib.contextmanager
+def _in_hand(scope: DirectArea) -> Iterator[None]:
+    """Lets a user's handler that is called for an item call ours for the same folder."""
+    with _lock:
+        _handed_on.add(scope.label)
+    try:
+        yield
+    finally:
+        with _lock:
+            _handed_on.discard(scope.label)
 
 
 async def _refuse_checkpoints(directory: Path, context: Context) -> None:
@@ -133,6 +148,8 @@ async def _refuse_taken(backend: StorageBackend, key: str, item: Item) -> None:
     taken = {STEP_METADATA_FILE} & files.keys()
     if not item.staged.complete:
         taken |= {name for name in files if _TREE_FILES.intersection(name.split("/"))}
+        if DirectArea(backend, key).label in _handed_on:
+            taken.discard(UNFINALIZED)  # it was put there for the same item
     if taken:
         raise _occupied(repr(min(taken)), backend, key)
 

@@ -237,18 +237,31 @@ class PyTreeCheckpointHandler(CheckpointHandler):
 
 def _refuse_transforms(args: Any) -> None:
     for name in ("transforms", "legacy_transform_fn"):
-        if getattr(args, name, None) is not None:
+        if getattr(args, name, None) is not None and not _transforms_nothing(args, name):
             raise UnsupportedOptionError(
                 f"{name} is not applied here: load(rename=...) renames leaves, load(select=...) "
                 "chooses them, and partial_restore=True takes a target with fewer leaves; other "
-                "changes are made on the loaded tree. Accepted: None"
+                "changes are made on the loaded tree. Accepted: None, and transforms={} with an "
+                "item, for partial_restore=True"
             )
+
+
+def _transforms_nothing(args: Any, name: str = "transforms") -> bool:
+    """Whether it is Orbax's way to ask for a part: transforms of which there are none."""
+    return (
+        name == "transforms"
+        and getattr(args, name, None) == {}
+        and args.item is not None
+        and args.transforms_default_to_original
+    )
 
 
 def _rules(args: Any, item: StoredItem, context: Context) -> Rules:
     return Rules(
         unsafe=args.cast == "unsafe",
-        partial=args.partial_restore or context.pytree.loading.partial_load,
+        partial=args.partial_restore
+        or _transforms_nothing(args)
+        or context.pytree.loading.partial_load,
         resize=not args.strict or context.array.loading.enable_padding_and_truncation,
         layouts=args.support_layout,
         orbax=not item.ours,

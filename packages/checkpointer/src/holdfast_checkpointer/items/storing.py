@@ -27,7 +27,7 @@ from holdfast_checkpointer.arrays.snapshot import AS_IT_IS, StorageRule
 from holdfast_checkpointer.errors import StorageOptionsError
 from holdfast_checkpointer.trees.leaves import Leaf
 from holdfast_checkpointer.trees.paths import show
-from holdfast_checkpointer.trees.structure import Path
+from holdfast_checkpointer.trees.structure import Path, flatten_like
 from holdfast_metadata import dtype_from_name, dtype_name, encode_scalar
 
 _log = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def _called(creator: Any, keypath: Any, value: Any) -> Any:
 def _save_args(save_args: Any, tree: Any) -> list[Any]:
     try:
         structure: Any = jax.tree_util.tree_structure(tree)
-        found = structure.flatten_up_to(save_args)
+        found = flatten_like(structure, save_args, _is_save_args)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"save_args must have the structure of the item: {error}") from error
     if any(getattr(one, "aggregate", False) for one in found):
@@ -120,7 +120,7 @@ def _one(
     for one in asked:
         if one is None:
             continue
-        if not isinstance(one, StorageOptions | SaveArgs) and not _is_like_save_args(one):
+        if not _is_save_args(one):
             return f"expected SaveArgs or StorageOptions, got {type(one).__name__}"
         problem = storage_problem(one.dtype, one.chunk_byte_size, one.shard_axes)
         if problem:
@@ -137,9 +137,11 @@ def _one(
     )
 
 
-def _is_like_save_args(value: Any) -> bool:
-    """Whether it is Orbax's object of the same meaning."""
-    return all(hasattr(value, name) for name in ("dtype", "chunk_byte_size", "shard_axes"))
+def _is_save_args(value: Any) -> bool:
+    """Whether it is `SaveArgs`, `StorageOptions` or Orbax's object of the same meaning."""
+    return isinstance(value, StorageOptions | SaveArgs) or all(
+        hasattr(value, name) for name in ("dtype", "chunk_byte_size", "shard_axes")
+    )
 
 
 def _ruled(

@@ -71,6 +71,8 @@ def ask_of(value: Any, *, layouts: bool = False) -> Ask | str:
         layouts: Take the device-local layouts of arrays, too.
     """
     if type(value) is WithArgs:
+        if value.value is ...:
+            return _SKIP  # whatever the arguments say
         ask: Ask | str = _SAVED if value.value is None else ask_of(value.value, layouts=layouts)
         return ask if value.args is None else _under_args(ask, value.args)
     if value is None or isinstance(value, ScalarMetadata):
@@ -104,7 +106,7 @@ def _for_type(kind: Any) -> Ask | str:
         return Ask("python", python=PYTHON_TYPES[kind])
     if kind is np.ndarray:
         return Ask("numpy")
-    if kind in (jax.Array, jax.ShapeDtypeStruct):
+    if kind is jax.ShapeDtypeStruct or issubclass(kind, jax.Array):  # also type(array)
         return Ask("jax")
     if kind is ELLIPSIS:
         return _SKIP

@@ -136,24 +136,30 @@ def serialize_tree(tree: Any, keep_empty_nodes: bool = False) -> Any:
 
     Args:
         tree: A PyTree.
-        keep_empty_nodes: Keep None and empty containers, which are left out otherwise.
+        keep_empty_nodes: Keep None and containers without leaves, which are left out otherwise.
+
+    Raises:
+        ValueError: Nothing is left of the tree: a container that is left out cannot be told
+            from another.
 
     Example:
         >>> serialize_tree({1: (2, [3]), 2: ()})
         {'1': [2, [3]]}
     """
     made = _serialized(tree, keep_empty_nodes)
-    return {} if made is _ABSENT else made
+    if made is _ABSENT:
+        raise ValueError("the tree has no leaves; keep_empty_nodes=True keeps its containers")
+    return made
 
 
 def _serialized(node: Any, keep: bool) -> Any:
     below = children(node)
     if below is None:
         return node if keep or node is not None else _ABSENT
-    if not below and not keep:
-        return _ABSENT
     found = [(key, _serialized(child, keep)) for key, child in below]
     kept = [(key, child) for key, child in found if child is not _ABSENT]
+    if not kept and not keep:
+        return _ABSENT
     if is_sequence(node):
         return [child for _, child in kept]
     return {str(key): child for key, child in kept}

@@ -22,7 +22,8 @@ from holdfast_checkpointer.trees.asks import (
     is_restore_args,
 )
 from holdfast_checkpointer.trees.paths import show, text
-from holdfast_checkpointer.trees.structure import Path, Shape, take_apart
+from holdfast_checkpointer.trees.rebuild import rebuild
+from holdfast_checkpointer.trees.structure import Path, Shape, flatten_like, take_apart
 from holdfast_metadata import (
     CustomNode,
     DictNode,
@@ -129,7 +130,7 @@ def take_target(tree: Any, restore_args: Any = None) -> Target:
 
 def _with_args(leaves: list[Any], treedef: Any, restore_args: Any, *, given: bool) -> list[Any]:
     try:
-        found = treedef.flatten_up_to(restore_args)
+        found = flatten_like(treedef, restore_args, is_restore_args)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"restore_args must have the structure of the item: {error}") from error
     for one in found:
@@ -263,12 +264,15 @@ class _Matcher:
         if value is ... or (type(value) is WithArgs and _skips(value)):
             self.wants.append(Want(path, None, "skip", skipped=self._skipped(value)))
         elif isinstance(node, NoneNode):
-            if value is None:
+            if value is None or _args_alone(value):
                 self.wants.append(Want(path, None, "none"))
             else:
                 self.problems.append(f"{show(path)}: the target has a leaf, the checkpoint None")
         elif not isinstance(node, LeafNode):
             count = len(list(iterate_leaves(node)))
+            if count == 0 and _args_alone(value):  # there is nothing that they could be about
+                self.wants.append(Want(path, None, "skip", skipped=rebuild(node, [])))
+                return
             self.problems.append(
                 f"{show(path)}: the target has {'None' if value is None else 'a leaf'}, the "
                 f"checkpoint a container of {count} leaves"
@@ -355,6 +359,11 @@ def _skips(value: WithArgs) -> bool:
     """Whether arguments, or the target's leaf that they leave alone, skip the leaf."""
     ask = ask_of(value)
     return not isinstance(ask, str) and ask.form == "skip"
+
+
+def _args_alone(value: Any) -> bool:
+    """Whether these are arguments, and no target says what else to expect there."""
+    return type(value) is WithArgs and value.value is None
 
 
 def _is_data(ask: Ask, spec: LeafSpec) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from holdfast_metadata.tree import Step
 Path = tuple[Step, ...]
 _NONE = jax.tree_util.tree_structure(None)
 _LEAF = jax.tree_util.tree_structure(0)
+_AT_LEAF = object()
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,29 @@ def take_apart(tree: Any) -> tuple[Shape, list[tuple[Path, Any]]]:
     if problems:
         raise UnsupportedLeafError(problems)
     return shape, leaves
+
+
+def flatten_like(structure: Any, tree: Any, is_leaf: Callable[[Any], bool]) -> list[Any]:
+    """What a second tree has at the leaves of a structure.
+
+    Where the structure has an empty container or None, the second tree may have a leaf of its
+    kind, as trees have that were made with such nodes for leaves; it is left out.
+
+    Raises:
+        ValueError: (or `TypeError`, `KeyError`) It has another structure.
+    """
+    try:
+        return list(structure.flatten_up_to(tree))
+    except (ValueError, TypeError, KeyError):
+        skeleton = structure.unflatten([_AT_LEAF] * structure.num_leaves)
+        wider: Any
+        nodes, wider = jax.tree_util.tree_flatten(
+            skeleton, is_leaf=lambda node: not jax.tree_util.tree_leaves(node)
+        )
+        found = list(zip(nodes, wider.flatten_up_to(tree), strict=True))
+        if not all(node is _AT_LEAF or is_leaf(one) or one == node for node, one in found):
+            raise
+        return [one for node, one in found if node is _AT_LEAF]
 
 
 def _visit(node: Any, path: Path, leaves: list[tuple[Path, Any]], problems: list[str]) -> Shape:
