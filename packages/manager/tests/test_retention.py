@@ -1,6 +1,8 @@
 """Removal of old steps: un-committed first, deleted behind that, held up by nothing."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -127,3 +129,24 @@ def test_a_step_that_could_not_be_removed_stays_listed_and_is_removed_next_time(
     run.wait()
     assert steps(run) == [3]
     run.close()
+
+
+def test_a_deletion_that_the_end_of_the_program_stops_says_nothing():
+    script = """
+import asyncio, threading
+from holdfast_manager.engine.reaper import Reaper
+
+ended = threading.Event()
+
+async def removal():
+    while threading.main_thread().is_alive():
+        await asyncio.sleep(0.01)
+    ended.set()
+    raise RuntimeError("cannot schedule new futures after shutdown")
+
+reaper = Reaper()
+reaper.add(removal, "what dead writers left")
+threading.Thread(target=lambda: (ended.wait(20), reaper.close(20))).start()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -99,6 +99,11 @@ def test_subclasses_of_plain_types_pass_and_come_back_plain():
         ({"a": {1: 2}}, "metrics['a'] has the key 1 (int); JSON objects have text keys"),
         ({"a": {None: 2}}, "metrics['a'] has the key None (NoneType); JSON objects have text"),
         ({"a": np.float32(1)}, "metrics['a'] is np.float32(1.0) of type float32; JSON holds"),
+        (
+            {"a": np.asarray(1)},
+            "metrics['a'] is array(1) of type ndarray; JSON holds text, numbers, true, false, "
+             "null, lists and objects; .item() makes one of it",
+        ),
         (b"x", "metrics is b'x' of type bytes; JSON holds text, numbers, true, false, null"),
         (("\ud83d\ude00",), r"metrics[0] is '\ud83d\ude00'; text with lone surrogates is not"),
         ({"\ud800": 1}, r"metrics has the key '\ud800', which is '\ud800'; text with lone"),

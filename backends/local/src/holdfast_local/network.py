@@ -23,7 +23,7 @@ def is_network(path: str) -> bool:
 def kind_of(path: str, mounts: Iterable[str]) -> str:
     """The type of the file system that holds `path`, from lines of `mountinfo`.
 
-    Example:
+    Examples:
         >>> kind_of("/a/b", ["1 0 0:1 / / rw - ext4 x rw", "2 1 0:2 / /a rw - nfs4 s:/ rw"])
         'nfs4'
     """

@@ -20,7 +20,7 @@ def to_shape_dtype_struct(arr: Any, dtype: Any = None, scalar_dtype: Any = None)
     Raises:
         ValueError: It is neither an array nor a number.
 
-    Example:
+    Examples:
         >>> to_shape_dtype_struct(np.zeros((2, 3), np.float32))
         ShapeDtypeStruct(shape=(2, 3), dtype=float32)
     """

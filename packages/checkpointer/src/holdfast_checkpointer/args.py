@@ -317,7 +317,7 @@ class Composite(CheckpointArgs, Mapping[str, Any]):
     Raises:
         ValueError: A name starts with `__`.
 
-    Example:
+    Examples:
         >>> import holdfast as hf
         >>> both = hf.args.Composite(state=1, config=2)
         >>> both.state, both["config"], both.get("absent"), len(both & {"state"})

@@ -40,7 +40,7 @@ class AsyncCheckpointer(Checkpointer):
         TypeError: The handler or an option is not of its class.
         UnsupportedOptionError: An option has no meaning here.
 
-    Example:
+    Examples:
         >>> import holdfast as hf, numpy as np
         >>> with hf.AsyncCheckpointer(hf.StandardCheckpointHandler()) as checkpointer:
         ...     checkpointer.save(

@@ -59,7 +59,7 @@ def save_checkpointables(
             item is named. Nothing was created.
         StorageError: The storage failed; nothing half-written is visible.
 
-    Example:
+    Examples:
         >>> import holdfast as hf, numpy as np
         >>> config = hf.args.JsonSave({"layers": 3})
         >>> hf.save_checkpointables("memory://doc/items", {"w": np.arange(3), "config": config})

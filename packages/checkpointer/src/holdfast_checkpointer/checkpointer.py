@@ -49,7 +49,7 @@ class Checkpointer:
             of its class.
         UnsupportedOptionError: An option has no meaning here.
 
-    Example:
+    Examples:
         >>> import holdfast as hf, numpy as np
         >>> with hf.Checkpointer(hf.StandardCheckpointHandler()) as checkpointer:
         ...     checkpointer.save("memory://doc/v0", args=hf.args.StandardSave({"w": np.ones(2)}))

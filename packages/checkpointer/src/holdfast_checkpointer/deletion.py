@@ -40,7 +40,7 @@ def delete(
         CommitConflictError: The checkpoint was replaced meanwhile; the new one was not touched.
         NotImplementedError: Orbax wrote the checkpoint.
 
-    Example:
+    Examples:
         >>> import holdfast as hf, numpy as np
         >>> hf.save_checkpointables("memory://doc/delete", {"a": np.ones(2), "b": np.ones(3)})
         >>> hf.delete("memory://doc/delete", checkpointable_name="a")

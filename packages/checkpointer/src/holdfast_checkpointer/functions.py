@@ -78,7 +78,7 @@ def save(
         ValueError: A leaf, a name or the metadata cannot be saved. Nothing was created.
         StorageError: The storage failed; nothing half-written is visible.
 
-    Example:
+    Examples:
         >>> import holdfast as hf, numpy as np
         >>> hf.save("memory://doc/save", {"w": np.arange(3), "step": 7})
         >>> hf.load("memory://doc/save")
@@ -276,7 +276,7 @@ def metadata(
         FileNotFoundError: No checkpoint is committed there.
         KeyError: The checkpoint has no such PyTree (`ItemNotFoundError`).
 
-    Example:
+    Examples:
         >>> import holdfast as hf, numpy as np
         >>> hf.save("memory://doc/metadata", {"w": np.ones((2, 3))}, custom_metadata={"run": 4})
         >>> found = hf.metadata("memory://doc/metadata")
@@ -337,7 +337,7 @@ def verify(path: Path, *, context: options.Context | None = None) -> VerifyRepor
     Needs no devices and no target. Raises only if there is no checkpoint; what is damaged
     is in the report, which is true in a condition if nothing is.
 
-    Example:
+    Examples:
         >>> import holdfast as hf, numpy as np
         >>> hf.save("memory://doc/verify", {"w": np.ones(3)})
         >>> hf.verify("memory://doc/verify").ok
@@ -374,7 +374,7 @@ def copy(
             (`DamagedCheckpointError`); nothing was written.
         NotImplementedError: Orbax wrote the source: load it and save it.
 
-    Example:
+    Examples:
         >>> import holdfast as hf, numpy as np
         >>> hf.save("memory://doc/source", {"w": np.arange(3)})
         >>> hf.copy("memory://doc/source", "memory://doc/destination", overwrite=True)

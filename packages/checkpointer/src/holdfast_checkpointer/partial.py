@@ -53,7 +53,7 @@ def save(
         ValueError: A leaf, a name or the metadata cannot be saved. Nothing was created.
         AttemptLostError: `finalize` was called meanwhile; this part is not in.
 
-    Example:
+    Examples:
         >>> import holdfast as hf, numpy as np
         >>> hf.partial.save("memory://doc/partial", {"a": np.arange(2)})
         >>> hf.partial.save("memory://doc/partial", {"b": 3})
@@ -146,7 +146,7 @@ def finalize(path: Path, *, context: options.Context | None = None) -> None:
         FileExistsError: A checkpoint, or something else, is there already.
         DamagedCheckpointError: A part is not what was saved.
 
-    Example:
+    Examples:
         >>> import holdfast as hf
         >>> hf.partial.finalize("memory://doc/nothing")
         Traceback (most recent call last):

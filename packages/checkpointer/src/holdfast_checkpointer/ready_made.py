@@ -27,7 +27,7 @@ class StandardCheckpointer(AsyncCheckpointer):
         context: See `AsyncCheckpointer`.
         **handler: Arguments of `StandardCheckpointHandler`.
 
-    Example:
+    Examples:
         >>> import holdfast as hf, numpy as np
         >>> with hf.StandardCheckpointer() as checkpointer:
         ...     checkpointer.save("memory://doc/standard", {"w": np.ones(2)})

@@ -45,7 +45,7 @@ def construct_restore_args(
         ValueError: A leaf is none of these, or `sharding_tree` has another structure; the
             message names the leaf.
 
-    Example:
+    Examples:
         >>> import holdfast as hf, jax.numpy as jnp, numpy as np
         >>> hf.checkpoint_utils.construct_restore_args({"n": np.zeros(2), "i": 3})
         {'i': RestoreArgs(restore_type=<class 'int'>, dtype=None), 'n': RestoreArgs(restore_type=<class 'numpy.ndarray'>, dtype=dtype('float64'))}

@@ -130,6 +130,11 @@ _SOURCES = {
 }
 # Orbax's names of what is here under another: told, not carried over.
 _RENAMED = {
+    "ArrayRestoreArgs": "args.ArrayRestoreArgs",
+    "CheckpointManager": "training.Checkpointer",
+    "CheckpointManagerOptions": "training.Checkpointer",
+    "RestoreArgs": "args.RestoreArgs",
+    "SaveArgs": "args.SaveArgs",
     "is_orbax_checkpoint": "is_checkpoint",
     "load_pytree": "load",
     "load_pytree_async": "load_async",

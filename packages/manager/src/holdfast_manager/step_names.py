@@ -85,7 +85,7 @@ class StandardNameFormat(_Finding):
     def build_name(self, step: int) -> str:
         """The folder of a step.
 
-        Example:
+        Examples:
             >>> standard_name_format(step_prefix="step", step_format_fixed_length=6).build_name(23)
             'step_000023'
         """
@@ -95,7 +95,7 @@ class StandardNameFormat(_Finding):
     def parse_name(self, name: str) -> int | None:
         """The step of a folder: only of one that `build_name` would have made.
 
-        Example:
+        Examples:
             >>> plain = standard_name_format()
             >>> plain.parse_name("12"), plain.parse_name("007"), plain.parse_name("metrics")
             (12, None, None)
@@ -170,7 +170,7 @@ def composite_name_format(
         write_name_format: For steps saved from now on; also read.
         read_name_formats: Further formats of folders that are steps.
 
-    Example:
+    Examples:
         >>> padded = standard_name_format(step_format_fixed_length=8)
         >>> both = composite_name_format(padded, [standard_name_format()])
         >>> both.build_name(7), both.parse_name("7"), both.parse_name("00000007")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import enum
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
@@ -26,11 +27,13 @@ def check_step(step: SupportsIndex) -> int:
         ValueError: It is negative.
     """
     if isinstance(step, bool) or not hasattr(step, "__index__"):
-        raise TypeError(f"a step is an integer >= 0, got {step!r} of type {type(step).__name__}")
+        raise TypeError(
+            f"a step is an integer >= 0, got {reprlib.repr(step)} of type {type(step).__name__}"
+        )
     try:
         number = step.__index__()
     except TypeError as error:  # an array of floats has the method and refuses
-        raise TypeError(f"a step is an integer >= 0, got {step!r}") from error
+        raise TypeError(f"a step is an integer >= 0, got {reprlib.repr(step)}") from error
     if number < 0:
         raise ValueError(f"a step is an integer >= 0, got {number}")
     return number

@@ -22,7 +22,7 @@ def digest_bytes(buffer: Any) -> str:
     Raises:
         MetadataError: It is no buffer, or not contiguous.
 
-    Example:
+    Examples:
         >>> digest_bytes(b"holdfast")
         'xxh3_64:4ddf46ebd3ad850b'
     """
@@ -39,7 +39,7 @@ def matches_digest(buffer: Any, expected: str) -> bool:
     Raises:
         MetadataError: `expected` is no digest that this holdfast can compute.
 
-    Example:
+    Examples:
         >>> matches_digest(b"holdfast", digest_bytes(b"holdfast"))
         True
     """
@@ -51,7 +51,7 @@ def matches_digest(buffer: Any, expected: str) -> bool:
 class Digester:
     """Digests what comes in pieces.
 
-    Example:
+    Examples:
         >>> digester = Digester()
         >>> digester.update(b"hold")
         >>> digester.update(b"fast")

@@ -41,7 +41,7 @@ class ChunkDigests:
         format_version: Of this document.
         extra: Fields this version does not know, kept.
 
-    Example:
+    Examples:
         >>> ChunkDigests({"w": ArrayDigests("int8", (3,), (2,), {"0": "a", "1": "b"})}).to_bytes()
         b'{"arrays":{"w":["int8",[3],[2],{"0":"a","1":"b"}]},"format_version":1}'
     """

@@ -41,7 +41,7 @@ def dtype_name(dtype: Any) -> str:
     Raises:
         MetadataError: It is none that a checkpoint can hold.
 
-    Example:
+    Examples:
         >>> dtype_name(np.dtype(">f4")), dtype_name(ml_dtypes.bfloat16)
         ('float32', 'bfloat16')
     """
@@ -69,7 +69,7 @@ def dtype_from_name(name: str) -> np.dtype[Any]:
     Raises:
         MetadataError: Unknown here; a newer ml_dtypes may know it.
 
-    Example:
+    Examples:
         >>> dtype_from_name("int4")
         dtype(int4)
     """

@@ -26,7 +26,7 @@ def canonical_json(value: Any) -> bytes:
     Raises:
         MetadataError: `value` is not JSON, or nested too deeply.
 
-    Example:
+    Examples:
         >>> canonical_json({"b": 1, "a": [None, True]})
         b'{"a":[null,true],"b":1}'
     """
@@ -103,7 +103,7 @@ def require_json(value: Any, *, what: str) -> None:
     Raises:
         NotJsonError: Names the place inside `what`, what was found and what is accepted.
 
-    Example:
+    Examples:
         >>> require_json({"lr": [0.1, None]}, what="custom_metadata")
         >>> require_json({"lr": {1: 2}}, what="custom_metadata")
         Traceback (most recent call last):
@@ -141,7 +141,8 @@ def _problem(value: Any) -> tuple[str, str] | None:
     elif value is not None and not isinstance(value, int):
         kind = type(value).__name__
         accepted = "text, numbers, true, false, null, lists and objects"
-        return "", f"is {value!r:.60} of type {kind}; JSON holds {accepted}"
+        advice = "; .item() makes one of it" if getattr(value, "shape", None) == () else ""
+        return "", f"is {value!r:.60} of type {kind}; JSON holds {accepted}{advice}"
     return None
 
 

@@ -30,7 +30,7 @@ class Key:
         Raises:
             MetadataError: It is of a type that a checkpoint cannot hold.
 
-        Example:
+        Examples:
             >>> Key.of((1, "a")).python()
             (1, 'a')
         """

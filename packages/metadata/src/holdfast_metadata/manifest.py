@@ -47,7 +47,7 @@ class Manifest:
     Raises:
         MetadataError: A path is listed twice or is no relative path, or a size is negative.
 
-    Example:
+    Examples:
         >>> Manifest([ManifestEntry("b", 1), ManifestEntry("a", 2)]).total_bytes
         3
     """

@@ -31,7 +31,7 @@ def encode_scalar(kind: str, value: Any) -> Any:
         MetadataError: There is no such kind, or a NumPy scalar has a dtype that no
             checkpoint can hold.
 
-    Example:
+    Examples:
         >>> encode_scalar("int", 2**70), encode_scalar("float", 0.1)
         ('1180591620717411303424', '0x1.999999999999ap-4')
     """
@@ -48,7 +48,7 @@ def decode_scalar(kind: str, stored: Any) -> Any:
     Raises:
         MetadataError: `stored` is not such a value.
 
-    Example:
+    Examples:
         >>> decode_scalar("complex", ["-0x0.0p+0", "inf"])
         (-0+infj)
     """

@@ -59,7 +59,7 @@ class TreeDocument:
         format_version: Of this document.
         extra: Fields this version does not know, kept; nodes and leaves have their own.
 
-    Example:
+    Examples:
         >>> TreeDocument(
         ...     DictNode(None, (Key.of(1),), (NoneNode(),))
         ... ).to_bytes()  # doctest: +ELLIPSIS

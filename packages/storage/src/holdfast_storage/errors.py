@@ -18,7 +18,8 @@ class StorageError(HoldfastError):
     """
 
     def __init__(self, message: str, *, key: str = "", root: str = "") -> None:
-        where = f" [{key!r} in {root}]" if root else (f" [{key!r}]" if key else "")
+        places = [*([repr(key)] if key else []), *([root] if root else [])]
+        where = f" [{' in '.join(places)}]" if places else ""
         super().__init__(message + where)
         self.key = key
         self.root = root

@@ -36,7 +36,7 @@ def resolve_settings(
     Raises:
         InvalidURLError: `HOLDFAST_STORAGE_OPTIONS` is not a JSON object of objects.
 
-    Example:
+    Examples:
         >>> env = {"HOLDFAST_STORAGE_OPTIONS": '{"s3": {"region": "eu", "anon": true}}'}
         >>> resolve_settings("s3", {"anon": False}, env=env)
         {'region': 'eu', 'anon': False}
@@ -51,7 +51,7 @@ def resolve_settings(
 def describe_settings(settings: Mapping[str, Any]) -> str:
     """The settings for a message, secrets removed at any depth and from URLs.
 
-    Example:
+    Examples:
         >>> describe_settings({"region": "eu", "secret": "x", "client": {"token": "y"}})
         "client={'token': '***'}, region=eu, secret=***"
     """

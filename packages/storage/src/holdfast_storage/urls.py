@@ -58,13 +58,16 @@ def resolve_url(path: str | os.PathLike[str], *, env: Mapping[str, str] | None =
     Raises:
         InvalidURLError: It is empty, or no place can be made of it; the message says what
             would be accepted.
+        TypeError: It is neither text nor `os.PathLike`.
 
-    Example:
+    Examples:
         >>> env = {"HOLDFAST_ROOT": "memory://team/ml"}
         >>> resolve_url("runs/x", env=env).url
         'memory://team/ml/runs/x'
     """
     variables = os.environ if env is None else env
+    if not isinstance(path, str | bytes | os.PathLike):
+        raise TypeError(f"a path or URL is text or os.PathLike, got {type(path).__name__}")
     text = os.fspath(path)
     if not isinstance(text, str):
         raise errors.InvalidURLError(f"a path is text, got {text!r}")

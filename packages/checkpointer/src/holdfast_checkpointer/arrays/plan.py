@@ -27,7 +27,7 @@ def chunk_shape(
         limit: Bytes per chunk.
         first: Axes to cut before the leading ones.
 
-    Example:
+    Examples:
         >>> chunk_shape((1024, 1024), (1024, 1024), 4, 1 << 20)
         (256, 1024)
         >>> chunk_shape((0, 3), (0, 3), 4, 1 << 20)

@@ -26,7 +26,7 @@ class AsyncResponse(Generic[T]):
     `await`; one that nobody asked for is written to stderr when the interpreter exits,
     which waits for running saves.
 
-    Example:
+    Examples:
         >>> import holdfast as hf, numpy as np
         >>> response = hf.save_async("memory://doc/response", {"w": np.ones(3)})
         >>> response.result()

@@ -23,7 +23,7 @@ class ArrayCheckpointHandler(PyTreeCheckpointHandler):
     Args:
         checkpoint_name: The leaf's name inside the item; `checkpoint` as in Orbax.
 
-    Example:
+    Examples:
         >>> import holdfast as hf, numpy as np
         >>> with hf.Checkpointer(hf.ArrayCheckpointHandler()) as checkpointer:
         ...     checkpointer.save("memory://doc/array", args=hf.args.ArraySave(np.arange(3)))

@@ -72,7 +72,7 @@ class CompositeCheckpointHandler(CheckpointHandler):
         ValueError: A registry is given together with names or handlers, or a name is none.
         TypeError: A handler is none.
 
-    Example:
+    Examples:
         >>> import holdfast as hf, numpy as np
         >>> with hf.Checkpointer(hf.CompositeCheckpointHandler()) as checkpointer:
         ...     checkpointer.save(

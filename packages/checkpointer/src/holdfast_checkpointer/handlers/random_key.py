@@ -109,7 +109,7 @@ class JaxRandomKeyCheckpointHandler(_RandomKeyHandler):
     Args:
         key_name: Folder of the key inside the item.
 
-    Example:
+    Examples:
         >>> import holdfast as hf, jax
         >>> with hf.Checkpointer(hf.JaxRandomKeyCheckpointHandler()) as checkpointer:
         ...     save = hf.args.JaxRandomKeySave(jax.random.key(7, impl="rbg"))

@@ -210,7 +210,7 @@ class DefaultCheckpointHandlerRegistry:
     Args:
         other: Another registry whose entries this one begins with.
 
-    Example:
+    Examples:
         >>> import holdfast as hf
         >>> registry = hf.DefaultCheckpointHandlerRegistry()
         >>> registry.add("config", hf.args.JsonSave, hf.JsonCheckpointHandler("config.json"))

@@ -87,7 +87,10 @@ async def open_item(area: ReadArea, *, digests: bool = True) -> StoredItem:
         return await _open_ours(area, digests=digests)
     if ITEM_METADATA_FILE in names:
         return await _open_orbax(area, names)
-    raise CheckpointNotFoundError(f"{area.label} holds no PyTree ({ITEM_METADATA_FILE} is missing)")
+    raise CheckpointNotFoundError(
+        f"{area.label} holds no PyTree ({ITEM_METADATA_FILE} is missing); load_checkpointables and a "
+        "composite handler load several items and those of other kinds"
+    )
 
 
 async def _open_ours(area: ReadArea, *, digests: bool) -> StoredItem:

@@ -68,7 +68,7 @@ class Context:
     Raises:
         TypeError: An option is no such group, or there is no option of that name.
 
-    Example:
+    Examples:
         >>> import holdfast as hf, numpy as np
         >>> small = hf.options.ArrayOptions(saving=hf.options.ArraySaveOptions(compression="zstd"))
         >>> with hf.Context(array=small) as context:

@@ -206,7 +206,7 @@ def _add_text(
         return f"{what} can be no tensor; leave it out with select="
     if not naming.numbers_as_text:
         return (
-            f"a {spec.kind} is no tensor; leave it out with select=, make it an array, or write "
+            f"{spec.kind} is no tensor; leave it out with select=, make it an array, or write "
             "it into the metadata with non_tensors='metadata'"
         )
     if name in texts:

@@ -41,7 +41,7 @@ _BY_DTYPE = {dtype: name for name, dtype in DTYPES.items()}
 def name_of(dtype: Any) -> str | None:
     """What the format calls a dtype of either byte order; None if it has no word for it.
 
-    Example:
+    Examples:
         >>> name_of(np.dtype(">f4")), name_of(ml_dtypes.bfloat16), name_of(np.complex128)
         ('F32', 'BF16', None)
     """
@@ -61,7 +61,7 @@ def is_packed(name: str) -> bool:
 def bytes_of(name: str, shape: tuple[int, ...]) -> int | None:
     """The size of a tensor in a file; None if its elements do not fill their last byte.
 
-    Example:
+    Examples:
         >>> bytes_of("F32", (2, 3)), bytes_of("F4", (2, 3)), bytes_of("F4", (3,))
         (24, 3, None)
     """

@@ -74,7 +74,7 @@ def export_safetensors(
             that two leaves would share; an argument cannot be used; or the source is damaged
             (`DamagedCheckpointError`). Nothing is visible at `path`.
 
-    Example:
+    Examples:
         >>> import holdfast as hf, numpy as np
         >>> hf.save("memory://doc/trained", {"params": {"w": np.ones(2)}, "step": 7})
         >>> hf.export_safetensors(

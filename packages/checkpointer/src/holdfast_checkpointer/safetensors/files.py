@@ -287,7 +287,7 @@ def _require_all_shards(found: Found) -> None:
 def shard_name(stem: str, number: int, count: int) -> str:
     """What a shard is called.
 
-    Example:
+    Examples:
         >>> shard_name("model", 1, 3)
         'model-00001-of-00003.safetensors'
     """
@@ -297,7 +297,7 @@ def shard_name(stem: str, number: int, count: int) -> str:
 def shard_of(name: str) -> tuple[str, int, int] | None:
     """Stem, number and count of a shard's name; None if it is no shard's.
 
-    Example:
+    Examples:
         >>> shard_of("model-00001-of-00003.safetensors"), shard_of("model.safetensors")
         (('model', 1, 3), None)
     """

@@ -187,7 +187,7 @@ def encode_header(
         tensors: Name, dtype and shape, in the order of their bytes.
         metadata: Texts for `__metadata__`.
 
-    Example:
+    Examples:
         >>> encode_header([("w", "F32", (2,))], {})[8:]
         b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}  '
     """

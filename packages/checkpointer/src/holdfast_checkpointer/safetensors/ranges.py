@@ -62,7 +62,7 @@ class Piece:
 def pieces_of(shape: Shape, itemsize: int, region: Region, economy: Economy) -> Iterator[Piece]:
     """The pieces that hold a region of a tensor, in the order of their bytes.
 
-    Example:
+    Examples:
         >>> small = Economy(gap=0, ratio=1.0, piece=1 << 20)
         >>> rows = (slice(2, 4), slice(0, 3))
         >>> [(p.start, p.stop) for p in pieces_of((5, 3), 4, rows, small)]

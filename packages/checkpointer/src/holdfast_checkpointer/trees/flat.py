@@ -20,7 +20,7 @@ class Diff(NamedTuple):
 def str_keypath(keypath: tuple[Any, ...]) -> tuple[str, ...]:
     """A key path of JAX's as text: keys, positions and field names.
 
-    Example:
+    Examples:
         >>> import jax
         >>> ((path, leaf),) = jax.tree_util.tree_leaves_with_path({"a": [5]})
         >>> str_keypath(path)
@@ -43,7 +43,7 @@ def to_flat_dict(
     Raises:
         ValueError: Two leaves would have the same path.
 
-    Example:
+    Examples:
         >>> to_flat_dict({"a": [1, {"b": 2}], "e": {}}, sep="/")
         {'a/0': 1, 'a/1/b': 2}
     """
@@ -76,7 +76,7 @@ def from_flat_dict(flat_dict: Mapping[Any, Any], target: Any = None, sep: str | 
         KeyError: The target has a leaf that is not in the flat dict.
         ValueError: The flat dict has a leaf that is not in the target, or one inside another.
 
-    Example:
+    Examples:
         >>> from_flat_dict({"a/0": 1, "a/1": 2}, target={"a": (0, 0)}, sep="/")
         {'a': (1, 2)}
     """
@@ -124,7 +124,7 @@ def _nested(leaves: Mapping[tuple[str, ...], Any]) -> Any:
 def is_flat_dict(tree: Any) -> bool:
     """Whether it is a dict without a container in it.
 
-    Example:
+    Examples:
         >>> is_flat_dict({("a", "b"): 1}), is_flat_dict({"a": {"b": 1}})
         (True, False)
     """
@@ -142,7 +142,7 @@ def serialize_tree(tree: Any, keep_empty_nodes: bool = False) -> Any:
         ValueError: Nothing is left of the tree: a container that is left out cannot be told
             from another.
 
-    Example:
+    Examples:
         >>> serialize_tree({1: (2, [3]), 2: ()})
         {'1': [2, [3]]}
     """
@@ -177,7 +177,7 @@ def deserialize_tree(serialized: Any, target: Any, keep_empty_nodes: bool = Fals
         KeyError: The target has a leaf that is not there.
         ValueError: There is a leaf that is not in the target.
 
-    Example:
+    Examples:
         >>> deserialize_tree({"1": [2, [3]]}, {1: (0, [0])})
         {1: (2, [3])}
     """
@@ -192,7 +192,7 @@ def get_param_names(item: Any, *, include_empty_nodes: bool = True) -> Any:
         item: A PyTree.
         include_empty_nodes: Also name None and empty containers; else they stay as they are.
 
-    Example:
+    Examples:
         >>> get_param_names({"a": [5, None]}, include_empty_nodes=False)
         {'a': ['a.0', None]}
     """
@@ -222,7 +222,7 @@ def tree_difference(
         is_leaf: Says of a node that it is a leaf.
         leaves_equal: Compares two leaves; without it they are not compared.
 
-    Example:
+    Examples:
         >>> tree_difference({"a": 1, "b": {"c": 2}}, {"a": 5, "b": {"d": 2}})
         {'b': {'c': Diff(lhs=2, rhs=None), 'd': Diff(lhs=None, rhs=2)}}
     """
@@ -265,7 +265,7 @@ def tree_trim(
     Raises:
         ValueError: The structure lacks something, or a sequence has another length.
 
-    Example:
+    Examples:
         >>> tree_trim({"a": {"b": 0}}, {"a": {"b": 1, "c": 2}, "d": 3})
         {'a': {'b': 1}}
     """

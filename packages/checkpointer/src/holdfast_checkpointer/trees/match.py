@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -242,7 +242,7 @@ class _Matcher:
 
     def _missing(self, shape: Shape, path: Path) -> None:
         leaves = self._skip(shape)
-        what = "" if shape.kind in ("leaf", "none") else f" ({shape.kind} of {len(leaves)} leaves)"
+        what = "" if shape.kind in ("leaf", "none") else f" ({shape.kind} of {_count(leaves)})"
         self.problems.append(f"{show(path)}: in the target, not in the checkpoint{what}")
 
     def _extra(self, node: Node, path: Path) -> None:
@@ -269,13 +269,13 @@ class _Matcher:
             else:
                 self.problems.append(f"{show(path)}: the target has a leaf, the checkpoint None")
         elif not isinstance(node, LeafNode):
-            count = len(list(iterate_leaves(node)))
-            if count == 0 and _args_alone(value):  # there is nothing that they could be about
+            inside = list(iterate_leaves(node))
+            if not inside and _args_alone(value):  # there is nothing that they could be about
                 self.wants.append(Want(path, None, "skip", skipped=rebuild(node, [])))
                 return
             self.problems.append(
                 f"{show(path)}: the target has {'None' if value is None else 'a leaf'}, the "
-                f"checkpoint a container of {count} leaves"
+                f"checkpoint a container of {_count(inside)}"
             )
         else:
             want = self._want(value, node.spec, path)
@@ -414,6 +414,10 @@ def dtype_problem(
 
 def _exact(step: Step) -> Any:
     return (step.kind, step.value) if isinstance(step, Key) else step
+
+
+def _count(leaves: Sequence[Any]) -> str:
+    return f"{len(leaves)} leaf" if len(leaves) == 1 else f"{len(leaves)} leaves"
 
 
 def _say(spec: LeafSpec) -> str:

@@ -26,7 +26,7 @@ def merge(*trees: Any, overwrite: bool = False, is_leaf: IsLeaf = None) -> Any:
         ValueError: Sequences have different lengths; or, without `overwrite`, leaves have the
             same path or nodes are of different types. The message has every such path.
 
-    Example:
+    Examples:
         >>> merge({"a": {"x": 1}}, {"a": {"y": 2}, "b": 3})
         {'a': {'x': 1, 'y': 2}, 'b': 3}
         >>> merge({"a": 1, "b": 2}, {"a": 3, "b": None}, overwrite=True)

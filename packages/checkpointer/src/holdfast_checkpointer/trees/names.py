@@ -20,7 +20,7 @@ Path = tuple[Step, ...]
 def parameter_names(paths: Sequence[Path]) -> tuple[list[str], str | None]:
     """A unique name for each path, and why Orbax cannot read them, or None.
 
-    Example:
+    Examples:
         >>> a, b = Key("str", "a"), Key("str", "b")
         >>> parameter_names([(a, b), (b,)])
         (['a.b', 'b'], None)

@@ -11,7 +11,7 @@ from holdfast_metadata.tree import Step
 def show(path: Sequence[Step]) -> str:
     """A path as one would write it in Python; the root is `(root)`.
 
-    Example:
+    Examples:
         >>> show((Key("str", "params"), 0, "kernel"))
         "['params'][0].kernel"
     """

@@ -82,7 +82,7 @@ class Selection:
 def key_paths(root: Node) -> list[str]:
     """The key path of every leaf, None and empty container, in the tree's order.
 
-    Example:
+    Examples:
         >>> a = DictNode(None, (Key.of("a/b"), Key.of(3)), (NoneNode(), NoneNode()))
         >>> key_paths(a)
         ['a%2Fb', '3']
@@ -272,6 +272,8 @@ def _refuse_collisions(ends: Sequence[_End]) -> None:
 def _near(wanted: str, ends: Sequence[_End]) -> str:
     """Paths that may have been meant: those alike first."""
     paths = ["/".join(end.old) for end in ends]
+    if paths == [""]:
+        return "the tree is a single value or an empty container"
     alike = difflib.get_close_matches(wanted, paths[:5000], n=_SHOWN, cutoff=0.4)
     shown = alike + [path for path in paths[: 2 * _SHOWN] if path not in alike]
     more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""

@@ -55,4 +55,7 @@ class Reaper:
             try:
                 await removal()
             except Exception:  # noqa: BLE001 - it is un-committed: the next sweep finds it
-                _log.warning("could not delete %s", what, exc_info=True)
+                if threading.main_thread().is_alive():
+                    _log.warning("could not delete %s", what, exc_info=True)
+                else:  # the program is ending, and thread pools refuse work by then
+                    _log.debug("%s is left to the next process that saves here", what)

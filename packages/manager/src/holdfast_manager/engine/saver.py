@@ -120,14 +120,16 @@ class Saver:
         running = self._current
         if self.is_saving() and running is not None and step <= running.step and not overwrite:
             return f"step {step} is not newer than {running.step}, which is being saved"
+        saving = self.is_saving()
         context = DecisionContext(
-            is_saving_in_progress=self.is_saving(),
+            is_saving_in_progress=saving,
             reached_preemption=preempted,
             multiprocessing_options=self._context.multiprocessing,
         )
         candidate = Candidate(step, metrics=metrics)
         if not self._policy.should_save(candidate, checkpoints, context=context):
-            return f"the policy {self._policy!r} declined step {step}"
+            busy = f"; step {running.step} was being saved" if saving and running else ""
+            return f"the policy {self._policy!r} declined step {step}{busy}"
         return ""
 
     def reached_preemption(self, step: int) -> bool:

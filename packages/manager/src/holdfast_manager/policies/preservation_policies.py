@@ -69,7 +69,7 @@ class LatestN:
     Raises:
         ValueError: `n` is negative.
 
-    Example:
+    Examples:
         >>> LatestN(2).should_preserve([1, 2, 3])
         [False, True, True]
     """
@@ -314,7 +314,7 @@ class DiskBudget:
         ValueError: `max_bytes` is negative.
         TypeError: `policy` is none.
 
-    Example:
+    Examples:
         >>> terabyte = 10**12
         >>> DiskBudget(terabyte, EveryNSteps(1000)).max_bytes
         1000000000000

@@ -59,7 +59,7 @@ class FixedIntervalPolicy:
     Raises:
         ValueError: `interval` is less than 1.
 
-    Example:
+    Examples:
         >>> from holdfast_manager.policies.info import Candidate
         >>> FixedIntervalPolicy(10).should_save(Candidate(20), [], context=DecisionContext())
         True

@@ -70,7 +70,7 @@ class Checkpointer:
         ValueError: `custom_metadata` is no JSON object.
         NotImplementedError: A `logger` was given.
 
-    Example:
+    Examples:
         >>> import holdfast as hf, numpy as np
         >>> with hf.training.Checkpointer("memory://doc/run") as checkpointer:
         ...     saved = checkpointer.save(100, {"w": np.ones(2)}, metrics={"loss": 0.5})
@@ -372,7 +372,7 @@ class Checkpointer:
             PinExistsError: The name holds another step.
             ValueError: A pin cannot be called that.
 
-        Example:
+        Examples:
             >>> import holdfast as hf
             >>> keep = hf.training.preservation_policies.LatestN(1)
             >>> run = hf.training.Checkpointer("memory://doc/pins", preservation_policy=keep)
@@ -399,7 +399,7 @@ class Checkpointer:
 
         Removes nothing and writes nothing. A policy may read metrics, times or sizes.
 
-        Example:
+        Examples:
             >>> import holdfast as hf
             >>> with hf.training.Checkpointer("memory://doc/explain") as run:
             ...     saved = [run.save(step, {"step": step}) for step in (1, 2)]

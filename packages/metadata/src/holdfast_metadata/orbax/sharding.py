@@ -24,7 +24,7 @@ class ShardingFile:
         unreadable: Keys of the file whose entries cannot be read. Orbax does not look at
             them until it needs one; without them, a leaf just has no saved sharding.
 
-    Example:
+    Examples:
         >>> ShardingFile({"b": {"sharding_type": "SingleDeviceSharding"}}).to_bytes()
         b'{"Yg==":"{\\\\"sharding_type\\\\": \\\\"SingleDeviceSharding\\\\"}"}'
     """

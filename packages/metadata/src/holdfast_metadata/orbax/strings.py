@@ -25,7 +25,7 @@ class StringsFile:
     Attributes:
         strings: By parameter name.
 
-    Example:
+    Examples:
         >>> StringsFile({"a/b": "x"}).to_bytes()
         b'{"a":{"b":"x"}}'
     """
@@ -66,7 +66,7 @@ class StringsFile:
         Raises:
             MetadataError: One is not there, is no string, or its name is no JSON pointer.
 
-        Example:
+        Examples:
             >>> StringsFile.lookup(b'{"a/b":"x","a":{"b":"y"}}', ["a~1b", "a/b"]).strings
             {'a~1b': 'x', 'a/b': 'y'}
         """

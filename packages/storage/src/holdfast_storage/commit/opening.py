@@ -292,8 +292,10 @@ async def _not_found(
             f"this is a folder of checkpoints, not one of them; it holds {shown}", **where
         )
     listing = await backend.children(final)
-    if listing.objects or listing.prefixes:
-        return errors.CheckpointNotFoundError("this is no checkpoint", **where)
+    found = sorted(keys.leaf(key) for key in (*listing.prefixes, *(o.key for o in listing.objects)))
+    if found:
+        shown = ", ".join(found[:5]) + (", ..." if len(found) > 5 else "")
+        return errors.CheckpointNotFoundError(f"this is no checkpoint; it holds {shown}", **where)
     return errors.CheckpointNotFoundError("no checkpoint is here", **where)
 
 

@@ -18,7 +18,7 @@ class CheckpointableHandlerRegistry:
     Of several that take an item the one that was added last is used; one that was added for the
     item's name goes first. A context carries one as `CheckpointablesOptions.registry`.
 
-    Example:
+    Examples:
         >>> import holdfast as hf
         >>> registry = hf.handlers.local_registry()
         >>> _ = registry.add(hf.handlers.JsonHandler, checkpointable_name="config")

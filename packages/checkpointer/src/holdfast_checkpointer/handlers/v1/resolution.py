@@ -45,7 +45,7 @@ def stage_item(name: str, checkpointable: Any, context: Context) -> Item:
             problems = error.problems  # it was not asked before, which would cost as much
     known = ", ".join(_shown(registry)) or "none"
     raise NoHandlerError(
-        f"no handler takes item {name!r}, a {type(checkpointable).__qualname__}; register one "
+        f"no handler takes item {name!r} of type {type(checkpointable).__qualname__}; register one "
         f"whose is_handleable does, or save it as something else. Handlers: {known}",
         problems,
     )
