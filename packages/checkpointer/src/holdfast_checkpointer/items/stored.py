@@ -88,8 +88,8 @@ async def open_item(area: ReadArea, *, digests: bool = True) -> StoredItem:
     if ITEM_METADATA_FILE in names:
         return await _open_orbax(area, names)
     raise CheckpointNotFoundError(
-        f"{area.label} holds no PyTree ({ITEM_METADATA_FILE} is missing); load_checkpointables and a "
-        "composite handler load several items and those of other kinds"
+        f"{area.label} holds no PyTree ({ITEM_METADATA_FILE} is missing); load_checkpointables and "
+        "a composite handler load several items and those of other kinds"
     )
 
 
