@@ -143,7 +143,7 @@ def test_without_its_handler_an_item_is_an_error_that_names_it(place):
             hf.load_checkpointables(place)
     assert hf.load_checkpointables(place, {"state": None}) == {"state": {"n": 1}}
     assert hf.checkpointables_metadata(place).metadata["point"] is None
-    with pytest.raises(KeyError, match="no handler takes item 'p', a Point"):
+    with pytest.raises(KeyError, match="no handler takes item 'p' of type Point"):
         hf.save_checkpointables(place + "2", {"p": Point(1, 2)})
     with pytest.raises(hf.errors.UnsupportedLeafError, match=r"(?s)As a PyTree:.*Point"):
         hf.save_checkpointables(place + "2", {"p": {"a": Point(1, 2)}})

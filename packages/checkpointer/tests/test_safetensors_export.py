@@ -166,7 +166,7 @@ def test_what_can_be_no_tensor_is_refused_with_its_path(stored, place):
         hf.export_safetensors(f"{place}/c" if stored else tree, f"{place}/out")
     assert len(error.value.problems) == len(tree) - 1
     for words in (
-        "['step']: a int is no tensor",
+        "['step']: int is no tensor",
         "['key']: PRNG keys can be no tensor",
         "['wide']: the format has no dtype complex128",
         "['int4']: the format has no dtype int4",
