@@ -81,3 +81,10 @@ def test_actions_are_pinned_and_may_only_read(path):
     assert re.search(r"^permissions:\n  contents: read\n", text, re.MULTILINE)
     assert re.search(r"^concurrency:\n", text, re.MULTILINE)
     assert "persist-credentials: false" in text
+
+
+def test_examples_in_docstrings_are_under_the_heading_that_the_site_shows_as_code():
+    sources = [*ROOT.glob("packages/*/src/**/*.py"), *ROOT.glob("backends/*/src/**/*.py")]
+    other = re.compile(r"^ +Example:$", re.MULTILINE)
+    assert sources
+    assert [label(path) for path in sources if other.search(path.read_text("utf-8"))] == []

@@ -129,7 +129,7 @@ def _from_url(text: str) -> Location:
         return _from_path(rest)
     if _CREDENTIALS.match(rest):
         raise errors.InvalidURLError(  # without the text: it would show the secret
-            f"a {scheme} URL with credentials in it; they go into options or the environment"
+            f"credentials in a URL of {scheme}; they go into options or the environment"
         )
     if "?" in rest or "#" in rest:
         raise errors.InvalidURLError(
