@@ -84,6 +84,25 @@ def test_an_item_is_loaded_by_any_name_that_orbax_takes(path):
     assert hf.metadata(path, "_hidden").metadata["a"].shape == ()
 
 
+def test_items_without_a_step_document_are_a_checkpoint_as_in_old_versions(path, core):
+    with ocp0.Checkpointer(ocp0.CompositeCheckpointHandler()) as old:
+        args = {"state": ocp0.args.StandardSave(core), "config": ocp0.args.JsonSave({"n": 1})}
+        old.save(path, ocp0.args.Composite(**args))
+    (path / "_CHECKPOINT_METADATA").unlink()
+    assert hf.is_checkpoint(path)
+    assert differences(hf.load(path, core), core) == []
+    found = hf.load_checkpointables(path, {"state": core, "config": hf.args.JsonRestore()})
+    assert found["config"] == {"n": 1}
+    with pytest.raises(FileExistsError):  # it is read, and never replaced
+        hf.save(path, core, overwrite=True)
+    with ocp0.StandardCheckpointer() as old:
+        old.save(path.parent / "run" / "7", core)
+    (path.parent / "run" / "7" / "_CHECKPOINT_METADATA").unlink()
+    assert not hf.is_checkpoint(path.parent / "run")  # a step is no item
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        hf.load(path.parent / "run")
+
+
 def test_it_is_not_deleted_and_that_is_said_even_if_it_may_be_missing(path, core):
     v1()(path, core)
     for name in (None, "state"):

@@ -25,6 +25,7 @@ from holdfast_checkpointer.engine.saving import (
     start_save,
     write_checkpoint,
 )
+from holdfast_checkpointer.engine.unmarked import holds_unmarked
 from holdfast_checkpointer.engine.verification import VerifyReport, verify_checkpoint
 from holdfast_checkpointer.handlers.v1.builtin import PyTreeHandler
 from holdfast_checkpointer.handlers.v1.loading import Wanted, fetch_item, find_handler
@@ -320,7 +321,9 @@ def is_checkpoint(path: Path, *, context: options.Context | None = None) -> bool
     found = _run(occupant(backend, final))
     tensors = layout is CheckpointLayout.SAFETENSORS
     if found.kind == "foreign" or tensors:
-        return layout is not CheckpointLayout.ORBAX and _run(holds_tensors(backend, final))
+        if layout is not CheckpointLayout.ORBAX and _run(holds_tensors(backend, final)):
+            return True
+        return not (tensors or found.unfinished) and _run(holds_unmarked(backend, final))
     if found.kind not in ("ours", "orbax"):
         return False
     try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from holdfast_checkpointer.engine.names import AUTO, METRICS, ORBAX_TEMPORARY, STATE
+from holdfast_checkpointer.engine.unmarked import holds_unmarked
 from holdfast_checkpointer.errors import ItemNotFoundError
 from holdfast_metadata.orbax import ITEM_METADATA_FILE, STEP_METADATA_FILE, StepMetadata
 from holdfast_storage import (
@@ -159,6 +160,8 @@ async def read_checkpoint(
             return made[0]
     if found.kind == "foreign":
         await _refuse_msgpack(backend, final)
+        if await holds_unmarked(backend, final):
+            return await body(await describe_area(open_plain(backend, final), final, ours=False))
 
     async def ours(area: ReadArea) -> T:
         return await body(await describe_area(area, final, ours=True))
