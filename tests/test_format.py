@@ -127,7 +127,7 @@ def test_the_named_layout(tmp_path, chunk_bytes):
 
 
 def test_the_flat_layout(tmp_path):
-    hf.Checkpointer(hf.StandardCheckpointHandler()).save(tmp_path / "one", STATE)
+    hf.Checkpointer(hf.PyTreeCheckpointHandler()).save(tmp_path / "one", STATE)
     data = open_whole(tmp_path / "one")
     step = json.loads((data / "_CHECKPOINT_METADATA").read_bytes())
     assert isinstance(step["item_handlers"], str)
