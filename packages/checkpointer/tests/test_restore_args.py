@@ -192,6 +192,20 @@ def test_the_type_of_an_array_is_a_restore_type(saved):
     assert isinstance(found["n"], jax.Array)
 
 
+@pytest.mark.parametrize("spec", [PartitionSpec(), PartitionSpec("x")])
+def test_an_array_goes_to_the_memory_that_its_sharding_names(place, spec):
+    sharding = NamedSharding(jax.make_mesh((8,), ("x",)), spec, memory_kind="pinned_host")
+    values = np.arange(16, dtype=np.float32)
+    with hc.PyTreeCheckpointer() as checkpointer:
+        checkpointer.save(place, {"a": jax.device_put(values, sharding)})
+    for found in (
+        restore(place, restore_args={"a": ArrayRestoreArgs(sharding=sharding)}),
+        hf.load(place, {"a": struct(16, sharding=sharding)}),
+    ):
+        assert found["a"].sharding == sharding
+        np.testing.assert_array_equal(found["a"], values)
+
+
 def test_a_placeholder_skips_its_leaf_under_any_arguments(saved):
     item = {**tree(), "w": ..., "n": ...}
     args = {**blank(), "w": ArrayRestoreArgs(), "n": RestoreArgs(restore_type=np.ndarray)}

@@ -87,8 +87,16 @@ def _from_parts(
         return by_region[tuple((p.start, p.stop) for p in region)]
 
     devices = sharding.addressable_devices_indices_map(shape)
-    arrays = jax.device_put([piece(index) for index in devices.values()], list(devices))
+    places = [_on(device, sharding.memory_kind) for device in devices]
+    arrays = jax.device_put([piece(index) for index in devices.values()], places)
     return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+
+
+def _on(device: jax.Device, memory_kind: str | None) -> Any:
+    """A device, or a memory of its that is not the default one, such as pinned host memory."""
+    if memory_kind is None or memory_kind == device.default_memory().kind:
+        return device
+    return jax.sharding.SingleDeviceSharding(device, memory_kind=memory_kind)
 
 
 def _weaken(array: jax.Array) -> jax.Array:
