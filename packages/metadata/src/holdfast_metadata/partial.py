@@ -22,7 +22,8 @@ class PartialEntry:
         kind: `part` (one more is saved), `closed` (no more will be; they are being merged) or
             `ended` (they are merged, or were given up). A checkpoint that was merged holds
             its `closed` entry as `_PARTIAL.json`.
-        parts: The part's id; for `closed` those of all, in order.
+        parts: The part's id; for `closed` and `ended` those of all, in order. Such an entry
+            says nothing about a log with other parts.
         session: For `closed` and `ended`: which run of parts it ends; "" if given up.
         format_version: Of this document.
         extra: Fields this version does not know, kept.

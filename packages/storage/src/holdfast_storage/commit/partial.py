@@ -32,6 +32,7 @@ TTL_S = 7 * 24 * 3600.0
 KIND = "partial"
 _ENTRY = re.compile(r"(\d{8})\.json")
 _PART = "part-"
+_OF_SESSION = re.compile(r"\.?part-(\d{8})-.*")
 _DEADLINE_S = 60.0
 _UNCERTAIN = (errors.TransientStorageError, errors.StorageTimeoutError)
 _Next = tuple[int, PartialEntry]
@@ -72,12 +73,16 @@ async def read_session(backend: StorageBackend, final: str) -> PartialSession:
     Raises:
         RecordUnreadableError: An entry cannot be read.
     """
+    return await _read_log(backend, final, layout.partial(final))
+
+
+async def _read_log(backend: StorageBackend, final: str, folder: str) -> PartialSession:
     while True:
-        listing = await backend.children(layout.partial(final))
+        listing = await backend.children(folder)
         found = [_number_of(info.key) for info in listing.objects]
         numbers = sorted(number for number in found if number is not None)
         try:
-            read = await asyncio.gather(*(_entry(backend, final, n) for n in numbers))
+            read = await asyncio.gather(*(_entry(backend, folder, n) for n in numbers))
         except errors.ObjectNotFoundError:
             continue  # cleared away since the listing
         return _understood(final, list(zip(numbers, read, strict=True)))
@@ -86,12 +91,15 @@ async def read_session(backend: StorageBackend, final: str) -> PartialSession:
 def _understood(final: str, entries: Sequence[tuple[int, PartialEntry]]) -> PartialSession:
     session = PartialSession(final)
     for number, entry in entries:
-        if entry.kind == "ended":
+        if entry.kind == "part":
+            if session.closed is None:
+                session = dataclasses.replace(session, parts=session.parts + entry.parts)
+        elif not set(session.parts) <= set(entry.parts):
+            continue  # of an earlier session: its writer slept while the folder was made anew
+        elif entry.kind == "ended":
             session = PartialSession(final, began=number)
-        elif entry.kind == "closed":
+        else:
             session = dataclasses.replace(session, closed=entry)
-        elif session.closed is None:
-            session = dataclasses.replace(session, parts=session.parts + entry.parts)
     last = entries[-1][0] if entries else 0
     return dataclasses.replace(session, last=last)
 
@@ -101,12 +109,12 @@ def _number_of(key: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def _number(final: str, number: int) -> str:
-    return keys.join(layout.partial(final), f"{number:08}.json")
+def _number(folder: str, number: int) -> str:
+    return keys.join(folder, f"{number:08}.json")
 
 
-async def _entry(backend: StorageBackend, final: str, number: int) -> PartialEntry:
-    key = _number(final, number)
+async def _entry(backend: StorageBackend, folder: str, number: int) -> PartialEntry:
+    key = _number(folder, number)
     try:
         return PartialEntry.from_bytes(await backend.get(key), source=keys.leaf(key))
     except (MetadataError, errors.StoragePermissionError) as error:
@@ -133,11 +141,13 @@ async def add_part(
         AttemptLostError: The parts were merged or given up meanwhile; this one is not in.
         CommitUnknownError: Whether the part counts could not be read back.
     """
+    await _recover_moved(backend, final)
     session = await read_session(backend, final)
     _refuse_closed(backend, session)
     await admit(session.parts)
     await _refresh_mark(backend, final)
-    part = uuid.uuid4().hex
+    # By the number, whoever clears an ended session away knows that this is not of it.
+    part = f"{session.began:08}-{uuid.uuid4().hex}"
     attempt = await save(session.place(part))
     try:
         await carry_through(_append_part(backend, session, part, admit))
@@ -152,24 +162,30 @@ async def _append_part(
     backend: StorageBackend, session: PartialSession, part: str, admit: Admit
 ) -> None:
     admitted = session.parts
+    number = 0
 
     async def look() -> _Next | None:
-        nonlocal admitted
+        nonlocal admitted, number
         now = await read_session(backend, session.final)
-        if part in now.parts:
-            return None
-        _refuse_closed(backend, now)
         mine, whole = await asyncio.gather(
             read_record(backend, session.place(part)), read_record(backend, session.final)
         )
         if whole.committed and await is_merged(backend, session.final, (part,)):
             return None
+        if part in now.parts and mine.committed:
+            return None
+        if part in now.parts:
+            # The folder was moved away before the entry came: it stands in a new one.
+            await backend.delete(_number(layout.partial(session.final), number))
+            raise _lost(backend, session.final, "they were merged or given up meanwhile")
+        _refuse_closed(backend, now)
         another = now.began != session.began or now.last < session.last
         if another or not mine.committed or whole.committed:
             raise _lost(backend, session.final, "they were merged or given up meanwhile")
         await admit([other for other in now.parts if other not in admitted])
         admitted = now.parts
-        return now.last + 1, PartialEntry("part", (part,))
+        number = now.last + 1
+        return number, PartialEntry("part", (part,))
 
     await _append(backend, session.final, look)
     await _beat(backend, keys.join(layout.partial(session.final), ATTEMPT_FILE))
@@ -181,21 +197,24 @@ async def close_session(backend: StorageBackend, final: str) -> PartialSession:
     Raises:
         CheckpointNotFoundError: There are no parts.
     """
+    await _recover_moved(backend, final)
+    first = (await read_session(backend, final)).parts[:1]
+    if not first:
+        raise errors.CheckpointNotFoundError(
+            "nothing was saved here in parts", key=final, root=backend.root
+        )
 
     async def look() -> _Next | None:
         session = await read_session(backend, final)
-        if session.closed is not None:
+        if session.closed is not None or session.parts[:1] != first:
             return None
-        if not session.begun:
-            raise errors.CheckpointNotFoundError(
-                "nothing was saved here in parts", key=final, root=backend.root
-            )
         entry = PartialEntry("closed", session.parts, session=uuid.uuid4().hex)
         return session.last + 1, entry
 
     await carry_through(_append(backend, final, look))
+    await _recover_moved(backend, final)  # moved since: raises, for the log is closed
     session = await read_session(backend, final)
-    if session.closed is None:
+    if session.closed is None or session.parts[:1] != first:
         raise errors.CheckpointNotFoundError(
             "the parts saved here were merged or given up meanwhile", key=final, root=backend.root
         )
@@ -203,19 +222,36 @@ async def close_session(backend: StorageBackend, final: str) -> PartialSession:
 
 
 async def end_session(backend: StorageBackend, session: PartialSession) -> None:
-    """Says that the parts are merged, or given up, and clears them away; safe to repeat."""
-    about = session.closed.session if session.closed is not None else ""
+    """Says that the parts are merged, and clears them away; safe to repeat."""
 
     async def look() -> _Next | None:
         now = await read_session(backend, session.final)
-        gone = session.last > 0 and now.last == 0
-        if gone or now.began != session.began:
+        # Parts begun here since then are another session's, whatever its number.
+        if now.closed is None or now.parts[:1] != session.parts[:1]:
             return None
-        return now.last + 1, PartialEntry("ended", session=about)
+        return now.last + 1, PartialEntry("ended", now.parts, session=now.closed.session)
 
+    await _end(backend, session.final, look)
+
+
+async def give_up_session(backend: StorageBackend, session: PartialSession) -> None:
+    """Says that the parts are given up, and clears them away; nothing if one came meanwhile."""
+
+    async def look() -> _Next | None:
+        now = await read_session(backend, session.final)
+        if now != session:
+            return None
+        return now.last + 1, PartialEntry("ended", now.parts)
+
+    await _end(backend, session.final, look)
+
+
+async def _end(
+    backend: StorageBackend, final: str, look: Callable[[], Awaitable[_Next | None]]
+) -> None:
     with contextlib.suppress(errors.AttemptLostError):  # cleared away meanwhile
-        await carry_through(_append(backend, session.final, look))
-    await clear_session(backend, session.final)
+        await carry_through(_append(backend, final, look))
+    await clear_session(backend, final)
 
 
 async def is_merged(backend: StorageBackend, final: str, parts: Sequence[str]) -> bool:
@@ -240,7 +276,7 @@ async def _append(
         number, entry = following
         try:
             await backend.put(
-                _number(final, number), entry.to_bytes(), condition=IfAbsent(), parents=False
+                _number(layout.partial(final), number), entry.to_bytes(), condition=IfAbsent(), parents=False
             )
             # Look once more: the number may have been given before, and cleared away.
         except errors.ObjectExistsError:
@@ -276,25 +312,78 @@ async def clear_session(backend: StorageBackend, final: str) -> None:
         if number is not None and number < session.last:
             await backend.delete(info.key)
     for prefix in listing.prefixes:
-        await backend.delete_prefix(prefix)
+        of_session = _OF_SESSION.fullmatch(keys.leaf(prefix))
+        if of_session is not None and int(of_session[1]) < session.last:
+            await backend.delete_prefix(prefix)
 
 
 async def _move_away(backend: StorageBackend, session: PartialSession) -> None:
-    folder = layout.partial(session.final)
     aside = layout.hidden(session.final, "retired", layout.new_attempt_id())
     try:
-        await backend.rename_prefix(folder, aside)
+        await backend.rename_prefix(layout.partial(session.final), aside)
     except errors.ObjectNotFoundError:
         return
-    moved = [_number_of(info.key) or 0 for info in (await backend.children(aside)).objects]
-    if max(moved, default=0) == session.last:
-        await backend.delete_prefix(aside)
+    await settle_moved(backend, session.final, aside)
+
+
+async def _recover_moved(backend: StorageBackend, final: str) -> None:
+    """Puts back what others moved away by mistake, and had no time to put back."""
+    if not backend.capabilities.rename_prefix:
         return
-    # Not the session that had ended: another was begun here in between.
+    for prefix in (await backend.children(keys.parent(final))).prefixes:
+        found = layout.parse_hidden(keys.leaf(prefix))
+        if found is not None and found.kind == "retired" and found.leaf == keys.leaf(final):
+            await settle_moved(backend, final, prefix)
+
+
+async def settle_moved(backend: StorageBackend, final: str, aside: str) -> bool:
+    """Deletes an ended session that was moved away; puts another back, for it is alive.
+
+    Anybody may do so, at any time: the folder is whole until it has its last name.
+
+    Returns:
+        Whether it was a session at all.
+    """
+    moved = await _read_log(backend, final, aside)
+    if moved.last == 0:
+        return False
+    if moved.last != moved.began and await _put_back(backend, moved, aside):
+        return True
+    dead = layout.hidden(final, "dead", layout.new_attempt_id(), unique=True)
+    with contextlib.suppress(errors.ObjectNotFoundError):
+        await backend.rename_prefix(aside, dead)
+        await backend.delete_prefix(dead)
+    return True
+
+
+async def _put_back(backend: StorageBackend, moved: PartialSession, aside: str) -> bool:
+    """Puts a session back; True if the folder itself is where it was, or somebody else did so.
+
+    If parts were saved there in between, those that were moved away join them.
+    """
+    folder = layout.partial(moved.final)
     try:
         await backend.rename_prefix(aside, folder)
+    except errors.ObjectNotFoundError:
+        return True
     except errors.ObjectExistsError:
-        _log.exception("%s holds parts that were saved while others were cleared away", aside)
+        _log.warning("%s was moved away while parts were saved in it; putting them back", folder)
+    else:
+        return True
+    for part in moved.parts:
+        with contextlib.suppress(errors.ObjectNotFoundError):  # moved by another call
+            await backend.rename_prefix(keys.join(aside, _PART + part), moved.place(part))
+
+    async def look() -> _Next | None:
+        now = await read_session(backend, moved.final)
+        missing = tuple(part for part in moved.parts if part not in now.parts)
+        if not missing:
+            return None
+        _refuse_closed(backend, now)
+        return now.last + 1, PartialEntry("part", missing)
+
+    await carry_through(_append(backend, moved.final, look))
+    return False
 
 
 def _refuse_closed(backend: StorageBackend, session: PartialSession) -> None:

@@ -111,7 +111,7 @@ class Sweeper:
         if ended:
             await partial.clear_session(self._backend, final)
         else:
-            await partial.end_session(self._backend, session)
+            await partial.give_up_session(self._backend, session)
         if len([info async for info in self._backend.walk(folder)]) < len(found):
             self._removed.append(folder)
 
@@ -233,10 +233,12 @@ class HiddenSweeper(Sweeper):
 
     async def _sweep_retired(self, prefix: str, found: layout.HiddenName) -> None:
         """Finishes a removal; puts back what a retiring process moved out by mistake."""
+        final = keys.join(keys.parent(prefix), found.leaf)
+        if await partial.settle_moved(self._backend, final, prefix):
+            return
         if not await self._is_replaced(prefix, found):
             await self._delete(prefix)
             return
-        final = keys.join(keys.parent(prefix), found.leaf)
         try:
             await self._backend.rename_prefix(prefix, final)
         except errors.ObjectExistsError:
