@@ -122,7 +122,20 @@ def test_keys_that_cannot_be_stored_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "a/b", "metrics", "AUTO", "_private", ".hidden", "orbax.checkpoint", 5]
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "a/b",
+        "metrics",
+        "AUTO",
+        "_private",
+        ".hidden",
+        "orbax.checkpoint",
+        "\udc80",
+        5,
+    ],
 )
 def test_a_bad_item_name_is_refused(tmp_path, name):
     with pytest.raises(ValueError, match="name|reserved"):

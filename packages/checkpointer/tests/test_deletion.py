@@ -117,3 +117,22 @@ def test_the_unnamed_item_is_described_and_loaded_as_none(place):
     assert hf.load(place, checkpointable_name=None) == {"a": 1}
     with pytest.raises(KeyError, match="one unnamed item"):
         hf.load(place, checkpointable_name="state")
+
+
+@pytest.mark.parametrize("manifest", [None, b"damage"])
+def test_a_damaged_checkpoint_is_deleted(tmp_path, manifest):
+    hf.save(tmp_path / "c", {"a": 1})
+    (tmp_path / "c" / "_MANIFEST.jsonl").unlink()
+    if manifest is not None:
+        (tmp_path / "c" / "_MANIFEST.jsonl").write_bytes(manifest)
+    assert hf.delete(tmp_path / "c") is True
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("missing_ok", [False, True])
+def test_a_checkpoint_of_orbax_is_refused_and_not_told_missing(tmp_path, missing_ok):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "_CHECKPOINT_METADATA").write_text("{}")
+    with pytest.raises(NotImplementedError, match="Orbax wrote"):
+        hf.delete(tmp_path / "c", missing_ok=missing_ok)
+    assert (tmp_path / "c" / "_CHECKPOINT_METADATA").exists()

@@ -415,6 +415,10 @@ def test_every_file_comes_back_at_any_depth_and_so_do_empty_folders(place):
             "empty": None,
             "empty/er": None,
         }
+        hf.copy(f"{place}/x", f"{place}/y")
+        hf.copy(f"{place}/y", "memory://foreign/empty", overwrite=True)
+        for copy in (f"{place}/y", "memory://foreign/empty"):
+            assert checkpointer.restore(copy).it == checkpointer.restore(f"{place}/x").it
     assert hf.verify(f"{place}/x").ok
 
 
@@ -431,8 +435,9 @@ def test_an_item_without_any_file_is_an_item(place):
         (lambda folder: (folder / "link").symlink_to("/tmp"), "'link'.*a symbolic link"),
         (lambda folder: os.mkfifo(folder / "pipe"), "'pipe'.*no plain file"),
         (lambda folder: (folder / "_COMMIT.json").write_text("{}"), "_COMMIT.json.*another"),
+        (lambda folder: (folder / ".holdfast-empty-folder").write_text("x"), "choose another"),
     ],
-    ids=["link", "link to a folder", "pipe", "the commit's name"],
+    ids=["link", "link to a folder", "pipe", "the commit's name", "an empty folder's name"],
 )
 def test_what_cannot_be_in_a_checkpoint_is_refused_and_nothing_stays(write, told, place):
     with pytest.raises(hf.errors.UnsavableFileError, match=told):

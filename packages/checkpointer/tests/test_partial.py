@@ -252,3 +252,13 @@ def test_a_damaged_part_is_noticed_and_nothing_becomes_visible(tmp_path):
     with pytest.raises(hf.errors.DamagedCheckpointError, match="_TREE.json"):
         hf.partial.finalize(tmp_path / "m")
     assert not (tmp_path / "m").exists()
+
+
+def test_a_layout_that_is_no_checkpoint_is_refused(place):
+    tensors = hf.Context(checkpoint_layout="safetensors")
+    with pytest.raises(NotImplementedError, match=r"^partial\.save knows no"):
+        hf.partial.save(place, {"a": 1}, context=tensors)
+    with pytest.raises(NotImplementedError, match="save_checkpointables knows no"):
+        hf.partial.save_checkpointables(place, {"s": {"a": 1}}, context=tensors)
+    with pytest.raises(FileNotFoundError, match="nothing was saved"):
+        hf.partial.finalize(place)

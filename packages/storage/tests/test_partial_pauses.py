@@ -188,4 +188,3 @@ async def test_a_sweep_does_not_give_up_parts_to_which_one_was_added_meanwhile(b
     await (await backend.commit_strategy()).sweep("run", older_than=0.0)
     assert backend.act is None
     assert await parts(backend) == ["a", "b"]
-

@@ -21,9 +21,9 @@ def delete(
 ) -> bool:
     """Deletes one committed holdfast checkpoint, or one item of it.
 
-    A checkpoint is un-committed first, then its data removed. An item goes by replacing the
-    checkpoint with one that lacks it, in one commit: readers see either. What stays is copied for
-    that, and verified.
+    A checkpoint is un-committed first, then its data removed; it may be damaged. An item goes by
+    replacing the checkpoint with one that lacks it, in one commit: readers see either. What stays
+    is copied for that, and verified.
 
     Args:
         path: A path or URL of the checkpoint itself, never of a run.
@@ -38,7 +38,7 @@ def delete(
         FileNotFoundError: No checkpoint is committed there, or it has no such item.
         ValueError: The name is none, or the item is the last one.
         CommitConflictError: The checkpoint was replaced meanwhile; the new one was not touched.
-        NotImplementedError: Orbax wrote the checkpoint.
+        NotImplementedError: Orbax wrote the checkpoint; it was not touched.
 
     Examples:
         >>> import holdfast as hf, numpy as np

@@ -20,6 +20,7 @@ from holdfast_checkpointer.engine.names import STATE, check_final
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.saving import Contents, refuse_several_processes, start_save
 from holdfast_checkpointer.functions import stage_state
+from holdfast_checkpointer.safetensors.options import refuse_tensors
 
 Path = str | PathLike[str]
 
@@ -86,6 +87,7 @@ def save_async(
     """
     chosen = options.current(context)
     refuse_several_processes(chosen)
+    refuse_tensors(chosen.checkpoint_layout, "partial.save")
     contents = stage_state(state, checkpointable_name, custom_metadata, chosen, marker=True)
     return _save(path, contents, chosen)
 
@@ -116,6 +118,7 @@ def save_checkpointables_async(
     """Takes a snapshot and saves in the background; see `save_checkpointables`."""
     chosen = options.current(context)
     refuse_several_processes(chosen)
+    refuse_tensors(chosen.checkpoint_layout, "partial.save_checkpointables")
     contents = stage_checkpointables(checkpointables, custom_metadata, chosen)
     return _save(path, contents, chosen)
 

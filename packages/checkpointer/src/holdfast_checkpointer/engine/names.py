@@ -42,6 +42,10 @@ def check_stored_name(name: object) -> str:
         raise errors.InvalidKeyError(
             f"{name!r} is reserved (as are {', '.join(sorted(_RESERVED - {name}))}); choose another"
         )
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise errors.InvalidKeyError(f"{name!r} is not Unicode; {_ACCEPTED}") from None
     return name
 
 

@@ -33,6 +33,7 @@ from holdfast_storage.commit import (
     add_part,
     close_session,
     copy_files,
+    copy_folders,
     end_session,
     is_merged,
     occupant,
@@ -210,8 +211,10 @@ async def _write_item(
     backend: StorageBackend, area: StagingArea, name: str, holders: Sequence[StoredCheckpoint]
 ) -> None:
     if len(holders) == 1:
-        below = _files(holders[0], name)
-        paths = {path: path for path in below}
+        paths = {path: path for path in _files(holders[0], name)}
+        source = holders[0].area
+        assert isinstance(source, CommittedArea)
+        await copy_folders(backend, source, area, keep=lambda path: path.startswith(f"{name}/"))
         await _copy(backend, holders[0], area, paths)
         return
     parts = []

@@ -20,6 +20,7 @@ from holdfast_storage.commit import (
     CommittedArea,
     occupant,
     open_committed,
+    read_record,
     reading,
     remove_hint,
     rewrite_checkpoint,
@@ -27,23 +28,29 @@ from holdfast_storage.commit import (
 
 
 async def remove_checkpoint(backend: StorageBackend, final: str, *, missing_ok: bool) -> bool:
-    """Un-commits a checkpoint, then removes its data; False if none is there and may be.
+    """Un-commits a checkpoint, damaged or not, then removes its data.
+
+    Returns:
+        False if none is there and may be.
 
     Raises:
         CheckpointNotFoundError: There is no checkpoint.
         UnsupportedOperationError: Orbax wrote it.
     """
-    try:
-        record = (await open_committed(backend, final, check_whole=False)).record
-    except CheckpointNotFoundError:
-        if (await occupant(backend, final)).kind == "orbax":
-            await read_checkpoint(backend, final, _refuse_orbax)
-        if missing_ok:
-            return False
-        raise
+    stored = await read_record(backend, final)
+    attempt = stored.attempt
+    if not stored.committed:
+        try:
+            attempt = (await open_committed(backend, final, check_whole=False)).record.attempt
+        except CheckpointNotFoundError:
+            if (await occupant(backend, final)).kind == "orbax":
+                await read_checkpoint(backend, final, _refuse_orbax)
+            if missing_ok:
+                return False
+            raise
     strategy = await backend.commit_strategy()
     await remove_hint(backend, final)
-    await strategy.retire(final, expected=str(record.attempt))
+    await strategy.retire(final, expected=str(attempt))
     return True
 
 

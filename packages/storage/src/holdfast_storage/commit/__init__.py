@@ -1,9 +1,15 @@
 """The commit protocol: how an attempt becomes a checkpoint, all of it or none."""
 
-from holdfast_storage.commit.copying import copy_checkpoint, copy_files, rewrite_checkpoint
+from holdfast_storage.commit.copying import (
+    copy_checkpoint,
+    copy_files,
+    copy_folders,
+    rewrite_checkpoint,
+)
 from holdfast_storage.commit.decided import DecidedRenameCommit
 from holdfast_storage.commit.heartbeat import heartbeat
 from holdfast_storage.commit.hints import list_hints, remove_hint, write_hint
+from holdfast_storage.commit.layout import EMPTY_FOLDER
 from holdfast_storage.commit.occupancy import Occupant, occupant
 from holdfast_storage.commit.opening import (
     CommittedArea,
@@ -35,6 +41,7 @@ from holdfast_storage.commit.strategy import CommitStrategy, Removal, SweepRepor
 from holdfast_storage.commit.writing import write_attempt
 
 __all__ = [
+    "EMPTY_FOLDER",
     "CommitStrategy",
     "CommittedArea",
     "CommittedEntry",
@@ -56,6 +63,7 @@ __all__ = [
     "close_session",
     "copy_checkpoint",
     "copy_files",
+    "copy_folders",
     "end_session",
     "heartbeat",
     "is_merged",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 
 from holdfast_metadata import CommitRecord, ManifestEntry, digest_bytes
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
+from holdfast_storage.commit.layout import EMPTY_FOLDER
 from holdfast_storage.commit.occupancy import occupant
 from holdfast_storage.commit.opening import CommittedArea, read_checked, reading
 from holdfast_storage.commit.record import read_record
@@ -68,6 +70,7 @@ async def copy_checkpoint(
 
     async def body(area: CommittedArea) -> CommitRecord:
         async def write(staging: StagingArea) -> None:
+            await copy_folders(source, area, staging)
             paths = {path: path for path in area.manifest.by_path}
             await copy_files(source, area, target, staging, paths, bytes_at_once=bytes_at_once)
 
@@ -109,6 +112,7 @@ async def rewrite_checkpoint(
                 key=area.final,
                 root=backend.root,
             )
+        await copy_folders(backend, area, staging, keep=keep)
         kept = {path: path for path in area.manifest.by_path if keep(path)}
         await copy_files(backend, area, backend, staging, kept, bytes_at_once=bytes_at_once)
         for path, data in written.items():
@@ -126,6 +130,35 @@ def _refuse_overlap(source: str, target: str) -> None:
         raise ValueError(f"{source} cannot be copied onto itself")
     if source.startswith(f"{target}/") or target.startswith(f"{source}/"):
         raise ValueError(f"of {source} and {target} one lies in the other; copy to another place")
+
+
+async def copy_folders(
+    source: StorageBackend,
+    area: CommittedArea,
+    staging: StagingArea,
+    *,
+    keep: Callable[[str], bool] = lambda path: True,
+) -> None:
+    """Makes the empty folders of a checkpoint in an attempt; no file stands for those.
+
+    Args:
+        source: Where the checkpoint is.
+        area: The checkpoint.
+        staging: The attempt.
+        keep: Which of them, by path with a `/` at the end.
+    """
+    path = source.local_path(keys.join(area.final, area.record.data))
+    if path is None:
+        return
+    folders = [name for name in await asyncio.to_thread(_empty_folders, path) if keep(f"{name}/")]
+    for name in folders:
+        if not await asyncio.to_thread(staging.make_folder, name):
+            await staging.child(name).put(EMPTY_FOLDER, b"")
+
+
+def _empty_folders(path: str) -> list[str]:
+    walked = os.walk(path)
+    return [os.path.relpath(at, path) for at, dirs, files in walked if not dirs and not files]
 
 
 async def copy_files(

@@ -10,6 +10,8 @@ from holdfast_metadata import COMMIT_FILE, MANIFEST_FILE
 from holdfast_storage import errors, keys
 
 ADVISORY_FILE = "commit_success.txt"
+# An object store has no folders, so an empty one is a file of this name in it.
+EMPTY_FOLDER = ".holdfast-empty-folder"
 DISPLACED_FILE = "_DISPLACED"
 INNER_PREFIX = "attempt-"
 CLOCK_PREFIX = ".holdfast-clock-"

@@ -276,7 +276,10 @@ async def _append(
         number, entry = following
         try:
             await backend.put(
-                _number(layout.partial(final), number), entry.to_bytes(), condition=IfAbsent(), parents=False
+                _number(layout.partial(final), number),
+                entry.to_bytes(),
+                condition=IfAbsent(),
+                parents=False,
             )
             # Look once more: the number may have been given before, and cleared away.
         except errors.ObjectExistsError:

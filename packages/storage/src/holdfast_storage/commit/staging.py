@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Mapping
 
@@ -67,6 +68,14 @@ class StagingArea:
             )
         except errors.ObjectExistsError as error:
             raise ValueError(f"{path!r} is written twice in one save") from error
+
+    def make_folder(self, name: str) -> bool:
+        """Makes an empty folder; False, with nothing done, where the store has none."""
+        path = self._backend.local_path(self._key(name))
+        if path is None:
+            return False
+        os.makedirs(path, exist_ok=True)
+        return True
 
     async def link(self, name: str, source: str, entry: ManifestEntry) -> bool:
         """Stores a file by linking an object that is on the store already.

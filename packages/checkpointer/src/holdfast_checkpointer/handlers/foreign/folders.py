@@ -21,6 +21,7 @@ from holdfast_checkpointer.handlers.foreign.calls import Worker
 from holdfast_checkpointer.options import FileOptions
 from holdfast_metadata import ATTEMPT_FILE, COMMIT_FILE, MANIFEST_FILE
 from holdfast_storage import ReadArea, WriteArea
+from holdfast_storage.commit import EMPTY_FOLDER
 from holdfast_storage.scratch import ScratchFolder, remove_abandoned
 from holdfast_storage.streaming import ByteBudget
 
@@ -29,9 +30,6 @@ _PREFIX = "holdfast-spool-"
 _AT_ONCE = 16
 _BYTES_AT_ONCE = 512 << 20
 _PROTOCOL = {ATTEMPT_FILE, COMMIT_FILE, MANIFEST_FILE}
-
-# An object store has no folders, so an empty one is a file of this name in it.
-EMPTY_FOLDER = ".holdfast-empty-folder"
 # What a direct save of ours leaves until `finalize`; see `handlers.direct`.
 UNFINALIZED = ".holdfast-not-finalized"
 
@@ -191,7 +189,7 @@ def survey(folder: str, ours: set[str]) -> Contents:
                 status = os.lstat(os.path.join(path, name))
             except FileNotFoundError:  # a temporary file of the store's own
                 continue
-            _check(f"{inside}{name}", status.st_mode, folder)
+            _check(f"{inside}{name}", status, folder)
             if stat.S_ISREG(status.st_mode):
                 files[f"{inside}{name}"] = status.st_size
     return Contents(files, empty)
@@ -201,7 +199,12 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _check(name: str, mode: int, folder: str) -> None:
+def _check(name: str, status: os.stat_result, folder: str) -> None:
+    mode = status.st_mode
+    if _last(name) == EMPTY_FOLDER and not (stat.S_ISREG(mode) and status.st_size == 0):
+        raise UnsavableFileError(
+            f"{name!r} in {folder}: a file of this name stands for an empty folder; choose another"
+        )
     if _last(name) in _PROTOCOL:
         raise UnsavableFileError(
             f"{name!r} in {folder}: the commit needs this name; choose another"
