@@ -9,7 +9,7 @@ from holdfast_checkpointer.handlers.pytree import PyTreeCheckpointHandler
 from holdfast_checkpointer.options import Context
 from holdfast_metadata.orbax import ITEM_METADATA_FILE
 from holdfast_storage import StorageBackend, StorageError
-from holdfast_storage.commit import occupant
+from holdfast_storage.commit import occupant, unless_changed
 from holdfast_storage.commit import verify as verify_files
 
 
@@ -37,7 +37,15 @@ class VerifyReport:
 
 
 async def verify_checkpoint(backend: StorageBackend, final: str, context: Context) -> VerifyReport:
-    """Verifies one checkpoint, holdfast's or Orbax's."""
+    """Verifies one checkpoint, holdfast's or Orbax's.
+
+    Raises:
+        CheckpointDeletedError: It was deleted meanwhile, which is no damage.
+    """
+    return await unless_changed(backend, final, lambda: _verify(backend, final, context))
+
+
+async def _verify(backend: StorageBackend, final: str, context: Context) -> VerifyReport:
     problems: list[str] = []
     files = 0
     ours = (await occupant(backend, final)).kind != "orbax"

@@ -22,6 +22,7 @@ from holdfast_storage.commit.opening import (
     open_plain,
     read_records,
     reading,
+    unless_changed,
     verify,
 )
 from holdfast_storage.commit.partial import (
@@ -78,6 +79,7 @@ __all__ = [
     "reading",
     "remove_hint",
     "rewrite_checkpoint",
+    "unless_changed",
     "verify",
     "write_attempt",
     "write_hint",

@@ -13,6 +13,7 @@ from holdfast_metadata import ATTEMPT_FILE, AttemptMark
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
 from holdfast_storage.commit.rename import RenameCommit
+from holdfast_storage.commit.shield import carry_through
 from holdfast_storage.commit.strategy import Transaction
 from holdfast_storage.values import IfVersion
 
@@ -46,8 +47,9 @@ async def heartbeat(
         yield
     finally:
         stop.set()
-        # A beat under way ends first: it must not touch a staging that abort deletes.
-        await asyncio.to_thread(thread.join)
+        # A beat under way ends first: it must not touch a staging that abort deletes. Nor may
+        # a cancellation that comes now hide a commit that came before.
+        await carry_through(asyncio.to_thread(thread.join))
 
 
 def _serve(

@@ -424,6 +424,32 @@ async def _open(
     return CommittedArea(backend, final, stored.record, manifest)
 
 
+async def unless_changed(
+    backend: StorageBackend, final: str, check: Callable[[], Awaitable[T]]
+) -> T:
+    """Runs a check, whose result is false for damage; again if the checkpoint has changed.
+
+    Raises:
+        CheckpointDeletedError: It was deleted meanwhile.
+        CheckpointChangedError: It was replaced again and again.
+    """
+    for _ in range(_RESTARTS):
+        before = await read_record(backend, final)
+        report = await check()
+        now = before if report else await read_record(backend, final)
+        if now.attempt == before.attempt and now.committed == before.committed:
+            return report
+        if not now.committed:
+            raise errors.CheckpointDeletedError(
+                "the checkpoint was deleted while it was checked", key=final, root=backend.root
+            )
+    raise errors.CheckpointChangedError(
+        f"the checkpoint was replaced {_RESTARTS} times while it was checked",
+        key=final,
+        root=backend.root,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class FileReport:
     """What a check of all files found."""

@@ -80,6 +80,10 @@ class RenameCommit(PointerCommit):
         if stored.attempt == txn.attempt and stored.record is not None:
             await self._look_at_displaced(txn)
             return stored.record
+        if stored.committed and await self._was_in_place(txn):
+            # Another writer has displaced it since: by right, or to find out and put it back.
+            await self._set_aside(txn)
+            return record
         await self._judge(stored, txn, replace=replace)
         found = await occupant(self._backend, txn.final)
         await self._require_files(txn, txn.staging, manifest)
@@ -144,6 +148,16 @@ class RenameCommit(PointerCommit):
                 key=txn.final,
                 root=self._backend.root,
             )
+        await self._set_aside(txn)
+
+    async def _was_in_place(self, txn: Transaction) -> bool:
+        """Whether an exchange has put this attempt in the place of the one that it expects."""
+        if txn.expects_attempt is None:
+            return False
+        displaced = await read_record(self._backend, txn.staging)
+        return displaced.committed and displaced.attempt == txn.expects_attempt
+
+    async def _set_aside(self, txn: Transaction) -> None:
         aside = layout.hidden(txn.final, "displaced", txn.attempt)
         try:
             await self._backend.rename_prefix(txn.staging, aside)
