@@ -6,7 +6,13 @@ import pytest
 
 from holdfast_metadata import COMMIT_FILE
 from holdfast_storage import errors
-from holdfast_storage.commit import open_committed, read_record, unless_changed, write_attempt
+from holdfast_storage.commit import (
+    occupant,
+    open_committed,
+    read_record,
+    unless_changed,
+    write_attempt,
+)
 from holdfast_storage.testing.tables import TableBackend
 
 FINAL = "run/step_7"
@@ -117,3 +123,16 @@ async def test_what_a_check_finds_in_a_checkpoint_that_changes_under_it_is_no_da
         return False
 
     assert not await unless_changed(backend, FINAL, damaged)
+
+
+async def test_a_checkpoint_that_is_committed_between_two_looks_is_not_taken_for_orbaxs():
+    class Late(TableBackend):
+        todo = True
+
+        async def children(self, prefix):
+            if prefix == FINAL and self.todo:
+                self.todo = False
+                await write_attempt(self, FINAL, writing("_CHECKPOINT_METADATA"))
+            return await super().children(prefix)
+
+    assert (await occupant(Late(rename=True), FINAL)).kind == "ours"

@@ -12,6 +12,8 @@ from holdfast_storage.commit.record import StoredRecord, read_record
 
 ORBAX_MARKS = frozenset(("orbax.checkpoint", "_CHECKPOINT_METADATA", "_METADATA"))
 
+_LOOKS = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Occupant:
@@ -37,11 +39,14 @@ async def occupant(backend: StorageBackend, final: str) -> Occupant:
     Raises:
         RecordUnreadableError: A record is there that cannot be read.
     """
-    stored = await read_record(backend, final)
-    if stored.committed:
-        return Occupant("ours", stored)
-    listing = await backend.children(final)
-    there = {keys.leaf(info.key) for info in listing.objects}
+    for _ in range(_LOOKS):
+        stored = await read_record(backend, final)
+        if stored.committed:
+            return Occupant("ours", stored)
+        listing = await backend.children(final)
+        there = {keys.leaf(info.key) for info in listing.objects}
+        if stored.record is not None or COMMIT_FILE not in there:
+            break  # else it was committed between the two: what is listed is ours
     files = there - {COMMIT_FILE, ADVISORY_FILE}
     folders = {keys.leaf(prefix) for prefix in listing.prefixes}
     attempts = {name for name in folders if name.startswith(INNER_PREFIX)}
