@@ -116,7 +116,7 @@ def test_a_run_of_many_steps_opens_with_two_listings(counted):
     assert opened.latest.step == 300
     assert len(proxy.requests) == 5, "\n".join(proxy.requests)
     proxy.clear()
-    assert opened.checkpoints[100].time > 0
+    assert opened.checkpoints[100].time.year > 2000
     assert len(proxy.requests) == 1, name
     proxy.clear()
     assert opened.load()["leaf0"][0] == 0

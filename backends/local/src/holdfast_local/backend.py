@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 from holdfast_local import chain, files, folders, network, syscalls
+from holdfast_local.pools import pools_for
 from holdfast_local.translation import translate, translated
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
-from holdfast_storage.threads import StartedPool
 from holdfast_storage.values import (
     ByteRange,
     Capabilities,
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_THREADS = 8
 
 
 class LocalBackend(StorageBackend):
@@ -70,8 +69,7 @@ class LocalBackend(StorageBackend):
             coalesce_bytes=4096,
         )
         self._directory_mode: int | None = None
-        self._pool = StartedPool(_THREADS, "holdfast-local")
-        self._sync_pool = StartedPool(_THREADS // 2, "holdfast-sync")
+        self._pools = pools_for(self.root)
 
     @functools.cached_property
     def _on_network(self) -> bool:
@@ -86,7 +84,7 @@ class LocalBackend(StorageBackend):
             with translated(key, self.root):
                 return function(*args, **kwargs)
 
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        return await asyncio.get_running_loop().run_in_executor(self._pools.work, work)
 
     def _path(self, key: str) -> str:
         return os.path.join(self.root, key) if key else self.root
@@ -314,7 +312,7 @@ class LocalBackend(StorageBackend):
         keys.check_prefix(prefix, root=self.root)
 
         def at_once(function: Callable[[str], None], paths: list[str]) -> None:
-            list(self._sync_pool.map(function, paths))
+            list(self._pools.sync.map(function, paths))
 
         await self._run(prefix, folders.sync, self._path(prefix), at_once, self._directory_mode)
 
@@ -341,9 +339,7 @@ class LocalBackend(StorageBackend):
         return RenameCommit(self)
 
     async def aclose(self) -> None:
-        """Ends the threads."""
-        self._pool.shutdown(wait=False)
-        self._sync_pool.shutdown(wait=False)
+        """Nothing to end: the threads are shared."""
 
 
 def _info(key: str, status: os.stat_result) -> ObjectInfo:
