@@ -346,14 +346,19 @@ def test_an_export_that_fails_leaves_what_was_there(at, overwrite, monkeypatch):
         assert hf.load(f"{url}/out")["t1"].tolist() == [1] * 4
 
 
-def test_an_index_whose_reply_was_lost_is_a_success(monkeypatch):
+@pytest.mark.parametrize(
+    "told",
+    [hf.errors.TransientStorageError, hf.errors.StorageTimeoutError, hf.errors.ObjectExistsError],
+)
+def test_an_index_whose_reply_was_lost_is_a_success(told, monkeypatch):
+    """A client that repeats the put on its own is told that the object exists."""
     backend, url = counted()
     plain = backend.put
 
     async def lossy(key, data, **how):
         version = await plain(key, data, **how)
         if key.endswith(INDEX):
-            raise hf.errors.TransientStorageError("injected: lost reply", key=key, root="")
+            raise told("injected: lost reply", key=key, root="")
         return version
 
     monkeypatch.setattr(backend, "put", lossy)
@@ -376,6 +381,28 @@ def test_a_race_for_a_folder_has_one_winner(monkeypatch):
     with pytest.raises(FileExistsError):
         hf.export_safetensors(tree, f"{url}/out", max_shard_bytes=32)
     assert names(f"{url}/out") == [INDEX]
+
+
+def test_of_two_overwrites_at_once_the_later_one_loses_and_the_other_stays_whole(monkeypatch):
+    backend, url = counted()
+    tree = {f"t{n}": np.full(4, float(n)) for n in range(3)}
+    hf.export_safetensors(tree, f"{url}/out", max_shard_bytes=32)
+    hf.export_safetensors({n: a + 5 for n, a in tree.items()}, f"{url}/other", max_shard_bytes=32)
+    others = {name.replace("model-", "model-other-"): name for name in names(f"{url}/other")}
+    plain = backend.put
+
+    async def overtaken(key, data, **how):
+        if key.endswith(INDEX):  # the other export, begun meanwhile, publishes first
+            folder = key.rpartition("/")[0]
+            for new, old in others.items():
+                found = await backend.get(f"{folder.removesuffix('out')}other/{old}")
+                await plain(f"{folder}/{new}", found.replace(b'"model-', b'"model-other-'))
+        return await plain(key, data, **how)
+
+    monkeypatch.setattr(backend, "put", overtaken)
+    with pytest.raises(FileExistsError, match="another export was faster"):
+        hf.export_safetensors(tree, f"{url}/out", max_shard_bytes=32, overwrite=True)
+    assert hf.load(f"{url}/out")["t1"].tolist() == [6] * 4
 
 
 def test_damage_in_the_source_stops_the_export(tmp_path):

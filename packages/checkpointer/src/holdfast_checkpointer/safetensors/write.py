@@ -25,10 +25,14 @@ from holdfast_storage import (
     DamagedCheckpointError,
     DestinationOccupiedError,
     IfAbsent,
+    IfVersion,
     ObjectExistsError,
     ObjectNotFoundError,
+    ObjectVersion,
+    PreconditionFailedError,
     StorageBackend,
     StorageError,
+    StorageTimeoutError,
     keys,
 )
 from holdfast_storage.commit import occupant, read_record
@@ -133,28 +137,42 @@ async def write_folder(
     total = sum(tensor.size for tensor in collected.tensors)
     document = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     data = json.dumps(document, indent=2, ensure_ascii=False).encode()
-    await _publish(backend, folder, data, written, overwrite=overwrite)
+    await _publish(backend, folder, data, written, expected=there.index)
     await _remove(backend, folder, there.replaced)
 
 
 async def _publish(
-    backend: StorageBackend, folder: str, data: bytes, written: Sequence[str], *, overwrite: bool
+    backend: StorageBackend,
+    folder: str,
+    data: bytes,
+    written: Sequence[str],
+    *,
+    expected: ObjectVersion | None,
 ) -> None:
-    """Puts the index. Shards go if it is certain that it is not there, and only then."""
+    """Puts the index in place of the one that was seen; of two exports at once, one wins.
+
+    Whatever a failed put says, its own first try may have happened and the reply been lost: the
+    index that is there tells. Shards go if it is certain that it does not name them.
+
+    Raises:
+        DestinationOccupiedError: Another export was faster; it was not touched.
+    """
     key = keys.join(folder, INDEX)
+    condition = IfAbsent() if expected is None else IfVersion(expected)
     try:
-        await _put(backend, key, data, overwrite=overwrite)
-    except DestinationOccupiedError:
-        await _remove(backend, folder, written)
-        raise
-    except StorageError:
+        await backend.put(key, data, condition=condition)
+    except StorageError as error:
         try:
             found = await backend.get(key)
         except ObjectNotFoundError:
             found = b""
         if found == data:
             return
-        await _remove(backend, folder, written)
+        if isinstance(error, ObjectExistsError | PreconditionFailedError):
+            await _remove(backend, folder, written)
+            raise _occupied(backend, key, "another export was faster") from error
+        if not isinstance(error, StorageTimeoutError):  # it may arrive yet
+            await _remove(backend, folder, written)
         raise
 
 
@@ -165,13 +183,19 @@ class _There:
     Attributes:
         names: Safetensors files and indexes.
         replaced: Those of them that a new set takes the place of.
+        index: The version of the index, seen before anything else; None if there is none.
     """
 
     names: frozenset[str]
     replaced: tuple[str, ...]
+    index: ObjectVersion | None
 
 
 async def _look(backend: StorageBackend, folder: str) -> _There:
+    try:
+        index = (await backend.stat(keys.join(folder, INDEX))).version
+    except ObjectNotFoundError:
+        index = None
     listing = await backend.children(folder)
     names = {keys.leaf(info.key) for info in listing.objects}
     names = {n for n in names if n.endswith((SUFFIX, INDEX_SUFFIX)) and not n.startswith(".")}
@@ -183,7 +207,7 @@ async def _look(backend: StorageBackend, folder: str) -> _There:
             found = None  # it names nothing that could be removed
         if found is not None:
             replaced |= {keys.relative(key, folder) for key in found.objects}
-    return _There(frozenset(names), tuple(sorted(replaced)))
+    return _There(frozenset(names), tuple(sorted(replaced)), index)
 
 
 def _is_ours(name: str) -> bool:
