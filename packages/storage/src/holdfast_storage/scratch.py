@@ -24,7 +24,7 @@ class ScratchFolder:
 
     def __init__(self, prefix: str, base: str) -> None:
         made = tempfile.mkdtemp(prefix=prefix, dir=base)
-        while (held := _hold(made)) is None:  # taken for abandoned by another process
+        while (held := _hold(made, os.O_CREAT)) is None:  # taken for abandoned by another process
             made = tempfile.mkdtemp(prefix=prefix, dir=base)
         self.path = made
         self._held = held
@@ -46,9 +46,9 @@ def remove_abandoned(prefix: str, base: str) -> None:
         if not entry.name.startswith(prefix) or not entry.name.endswith(".alive"):
             continue
         try:
-            descriptor = _hold(entry.path.removesuffix(".alive"))
+            descriptor = _hold(entry.path.removesuffix(".alive"), 0)
         except OSError:
-            continue  # another user's
+            continue  # another user's, or gone by now
         if descriptor is not None:
             shutil.rmtree(entry.path.removesuffix(".alive"), ignore_errors=True)
             with contextlib.suppress(OSError):
@@ -56,12 +56,15 @@ def remove_abandoned(prefix: str, base: str) -> None:
             os.close(descriptor)
 
 
-def _hold(directory: str) -> int | None:
-    """Locks a file beside a folder for as long as this process lives."""
-    descriptor = os.open(f"{directory}.alive", os.O_RDWR | os.O_CREAT, 0o600)
+def _hold(directory: str, create: int) -> int | None:
+    """Locks a file beside a folder for as long as this process lives; None if another has it."""
+    descriptor = os.open(f"{directory}.alive", os.O_RDWR | create, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
+        os.close(descriptor)
+        return None
+    if os.fstat(descriptor).st_nlink == 0:  # removed while we waited for the lock
         os.close(descriptor)
         return None
     return descriptor

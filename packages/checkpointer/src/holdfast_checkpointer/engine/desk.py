@@ -19,6 +19,7 @@ from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_storage.loop import get_loop
 
 T = TypeVar("T")
+_TIDYING_SECONDS = 10.0
 
 
 class Desk:
@@ -64,9 +65,14 @@ class Desk:
         response.add_done_callback(lambda: self._asked.put(None))
         try:
             get_loop().check_may_wait()
+        except RuntimeError:
+            response.cancel()
+            raise
+        try:
             self._answer()
         except BaseException:
             response.cancel()
+            response.wait(_TIDYING_SECONDS)  # nothing of it is left when the caller goes on
             raise
 
     def _answer(self) -> None:
