@@ -17,11 +17,9 @@ from holdfast_checkpointer.engine.saving import Contents
 from holdfast_checkpointer.metadata import CheckpointMetadata as StoredMetadata
 from holdfast_manager.described import DescribedCheckpoint, RootMetadata
 from holdfast_manager.engine.contents import for_a_step
-from holdfast_manager.engine.known import KnownSteps, step_of
-from holdfast_manager.engine.pins import Pins
+from holdfast_manager.engine.known import step_of
 from holdfast_manager.engine.results import SaveResponse, SaveResult
-from holdfast_manager.engine.retention import Retention
-from holdfast_manager.engine.saver import Saver
+from holdfast_manager.engine.run import Run, RunSettings
 from holdfast_manager.engine.verdicts import Verdict, best_by_policy
 from holdfast_manager.policies.checks import check_policies
 from holdfast_manager.policies.preservation_policies import PreservationPolicy, PreserveAll
@@ -32,7 +30,6 @@ from holdfast_manager.policies.save_decision_policies import (
     PreemptionCheckpointingPolicy,
     SaveDecisionPolicy,
 )
-from holdfast_manager.run_directory import RunDirectory
 from holdfast_manager.step_names import NameFormat, check_name_format
 from holdfast_manager.steps import CheckpointMetadata, check_step
 from holdfast_storage.loop import get_loop
@@ -102,41 +99,30 @@ class Checkpointer:
         when = _checked(save_decision_policy, SaveDecisionPolicy, "should_save") or _by_default()
         what = _checked(preservation_policy, PreservationPolicy, "should_preserve") or PreserveAll()
         self._context = options.current(context)
-        self._run = RunDirectory(self._context.open_backend(directory), names)
-        self._known = KnownSteps(self._run)
-        self._pins = Pins(self._run)
-        self._retention = Retention(self._run, self._known, self._pins, what)
-        self._saver = Saver(
-            self._run,
-            self._known,
-            self._retention,
-            when,
-            self._context,
-            root_metadata=custom_metadata,
-        )
-        self.reload()
+        settings = RunSettings(when, what, names, custom_metadata)
+        self._run = Run(self._context.open_backend(directory), self._context, settings)
         if cleanup_tmp_directories:
-            self._retention.sweep()
+            self._run.retention.sweep()
 
     @property
     def directory(self) -> str:
         """The run's folder, as a URL or path."""
-        return self._run.label
+        return self._run.directory.label
 
     @property
     def step_name_format(self) -> NameFormat:
         """How the folders of steps are called."""
-        return self._run.name_format
+        return self._run.directory.name_format
 
     @property
     def checkpoints(self) -> Sequence[CheckpointMetadata]:
         """The committed steps in order, as of the last own commit or `reload`."""
-        return self._known.all()
+        return self._run.known.all()
 
     @property
     def latest(self) -> CheckpointMetadata | None:
         """The newest committed step, or None."""
-        return self._known.latest
+        return self._run.known.latest
 
     @property
     def best(self) -> CheckpointMetadata | None:
@@ -144,20 +130,20 @@ class Checkpointer:
 
         None if no policy says what is best, or no step has metrics.
         """
-        return best_by_policy(self._retention.policy, self._known.all())
+        return best_by_policy(self._run.retention.policy, self._run.known.all())
 
     @property
     def pins(self) -> Mapping[str, int]:
         """The step of each pin, by the pin's name, as it is stored now."""
-        return get_loop().run(self._pins.read())
+        return get_loop().run(self._run.pins.read())
 
     def reload(self) -> None:
         """Lists the storage again, to see what other processes committed or removed."""
-        self._known.reload()
+        self._run.known.reload()
 
     def should_save(self, step: SupportsIndex) -> bool:
         """Whether `save` would save this step. Changes nothing."""
-        return not self._saver.reason_to_skip(check_step(step))
+        return not self._run.saver.reason_to_skip(check_step(step))
 
     def save(
         self,
@@ -305,8 +291,8 @@ class Checkpointer:
     ) -> AsyncResponse[Any]:
         """Loads in the background; see `load`. An unknown step raises here."""
         return functions.load_from(
-            self._run.backend,
-            self._known.resolve(_number(step)).name,
+            self._run.directory.backend,
+            self._run.known.resolve(_number(step)).name,
             abstract_state,
             checkpointable_name=checkpointable_name,
             context=self._context,
@@ -332,9 +318,9 @@ class Checkpointer:
         abstract_checkpointables: Mapping[str, Any] | StoredMetadata | None = None,
     ) -> AsyncResponse[dict[str, Any]]:
         """Loads in the background; see `load_checkpointables`. An unknown step raises here."""
-        name = self._known.resolve(_number(step)).name
+        name = self._run.known.resolve(_number(step)).name
         return several.load_checkpointables_from(
-            self._run.backend, name, abstract_checkpointables, self._context
+            self._run.directory.backend, name, abstract_checkpointables, self._context
         )
 
     def metadata(self, step: Step | None = None) -> DescribedCheckpoint:
@@ -343,8 +329,8 @@ class Checkpointer:
         Raises:
             StepNotFoundError: It is not committed; the message lists the steps that are.
         """
-        entry = self._known.resolve(_number(step))
-        found = functions.metadata_from(self._run.backend, entry.name)
+        entry = self._run.known.resolve(_number(step))
+        found = functions.metadata_from(self._run.directory.backend, entry.name)
         return DescribedCheckpoint.of(found, entry)
 
     def checkpointables_metadata(self, step: Step | None = None) -> DescribedCheckpoint:
@@ -354,7 +340,9 @@ class Checkpointer:
 
     def root_metadata(self) -> RootMetadata:
         """Describes the run: its folder, and the metadata stored for it."""
-        return RootMetadata(self.directory, get_loop().run(self._run.read_root_metadata()))
+        return RootMetadata(
+            self.directory, get_loop().run(self._run.directory.read_root_metadata())
+        )
 
     def pin(self, step: Step, name: str) -> None:
         """Keeps a step until `unpin(name)`: no policy removes it, in whatever process.
@@ -384,7 +372,7 @@ class Checkpointer:
             ([0, 2], {'paper': 0})
             >>> run.close()
         """
-        get_loop().run(self._pins.pin(self._known.resolve(_number(step)), name))
+        get_loop().run(self._run.pins.pin(self._run.known.resolve(_number(step)), name))
 
     def unpin(self, name: str) -> None:
         """Removes a pin; the step goes at the next commit if no other rule keeps it.
@@ -392,7 +380,7 @@ class Checkpointer:
         Raises:
             PinNotFoundError: The run has no pin of that name; the message lists those it has.
         """
-        get_loop().run(self._pins.unpin(name))
+        get_loop().run(self._run.pins.unpin(name))
 
     def explain(self) -> Sequence[Verdict]:
         """Says for every step which rule keeps it, or that it would be collected now.
@@ -408,7 +396,7 @@ class Checkpointer:
             1, True, PreserveAll() keeps it
             2, True, it is the newest committed step, PreserveAll() keeps it
         """
-        return get_loop().run(self._retention.explain())
+        return get_loop().run(self._run.retention.explain())
 
     def delete(
         self, step: Step, *, checkpointable_name: str | None = None, missing_ok: bool = False
@@ -445,7 +433,7 @@ class Checkpointer:
         """
         if checkpointable_name is not None:
             check_item_name(checkpointable_name)
-        return self._saver.delete(step_of(step), checkpointable_name, missing_ok=missing_ok)
+        return self._run.saver.delete(step_of(step), checkpointable_name, missing_ok=missing_ok)
 
     def cancel(self, step: Step | None = None) -> bool:
         """Stops the background save; it leaves nothing behind. Waits until that is settled.
@@ -462,13 +450,13 @@ class Checkpointer:
             StepPinnedError: `step` is pinned.
             Exception: What the save failed with before it could be stopped.
         """
-        stopped = self._saver.cancel()
+        stopped = self._run.saver.cancel()
         removed = step is not None and self.delete(step, missing_ok=True)
         return stopped or removed
 
     def is_saving_in_progress(self) -> bool:
         """Whether a background save has not committed or failed yet."""
-        return self._saver.is_saving()
+        return self._run.saver.is_saving()
 
     def wait(self) -> None:
         """Waits for the background save, and until surplus steps are un-committed.
@@ -476,7 +464,7 @@ class Checkpointer:
         Raises:
             Exception: What the save failed with, if nobody has asked it yet.
         """
-        self._saver.wait()
+        self._run.saver.wait()
 
     def close(self) -> None:
         """Waits as `wait` does; afterwards nothing more can be saved.
@@ -487,7 +475,7 @@ class Checkpointer:
         Raises:
             Exception: What the save failed with, if nobody has asked it yet.
         """
-        self._saver.close()
+        self._run.saver.close()
 
     def __enter__(self) -> Self:
         return self
@@ -518,7 +506,7 @@ class Checkpointer:
         def whole() -> Contents:
             return for_a_step(stage, metrics, self._context)
 
-        return self._saver.save(
+        return self._run.saver.save(
             check_step(step), whole, metrics=metrics, force=force, overwrite=overwrite
         )
 

@@ -1,0 +1,67 @@
+"""A run as one thing: its folder, its steps, and what is done about them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from holdfast_checkpointer.options import Context
+from holdfast_manager.engine.known import KnownSteps
+from holdfast_manager.engine.pins import Pins
+from holdfast_manager.engine.retention import Retention
+from holdfast_manager.engine.saver import Saver
+from holdfast_manager.policies.preservation_policies import PreservationPolicy
+from holdfast_manager.policies.save_decision_policies import SaveDecisionPolicy
+from holdfast_manager.run_directory import RunDirectory
+from holdfast_manager.step_names import NameFormat
+from holdfast_storage import StorageBackend
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run is opened with, whichever class opens it; checked by that class.
+
+    Attributes:
+        when: When to save.
+        what: What to keep.
+        names: How the folders of steps are called; None is by the step alone.
+        root_metadata: Stored once for the run, at the first save.
+    """
+
+    when: SaveDecisionPolicy
+    what: PreservationPolicy
+    names: NameFormat | None = None
+    root_metadata: Mapping[str, Any] | None = None
+
+
+class Run:
+    """The parts of an opened run, made for each other. Opening writes nothing.
+
+    Args:
+        backend: The storage, whose root is the run's folder.
+        context: Options.
+        settings: What else it is opened with.
+
+    Attributes:
+        directory: The run's folder.
+        known: The committed steps as this process knows them.
+        pins: Steps that stay.
+        retention: What is done after a commit.
+        saver: Saves steps, one at a time.
+    """
+
+    def __init__(self, backend: StorageBackend, context: Context, settings: RunSettings) -> None:
+        self.directory = RunDirectory(backend, settings.names)
+        self.known = KnownSteps(self.directory)
+        self.pins = Pins(self.directory)
+        self.retention = Retention(self.directory, self.known, self.pins, settings.what)
+        self.saver = Saver(
+            self.directory,
+            self.known,
+            self.retention,
+            settings.when,
+            context,
+            root_metadata=settings.root_metadata,
+        )
+        self.known.reload()
