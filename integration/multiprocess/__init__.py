@@ -1,0 +1,1 @@
+"""Real jobs of several JAX processes on this machine's CPU."""

@@ -1,0 +1,100 @@
+"""Starts the processes of one JAX job, and a process of such a job.
+
+A job runs a function of `integration.multiprocess.parts` in every process; what it returns,
+or the error it raises, comes back as JSON.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from integration.servers.processes import free_port
+
+DEVICES = 2
+
+
+@dataclass
+class Job:
+    """The processes of a job that runs.
+
+    Attributes:
+        processes: In order.
+    """
+
+    processes: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def results(self, timeout_s: float = 120.0) -> list[Any]:
+        """What each process returned; an error comes as `{"error": …, "message": …}`.
+
+        Raises:
+            AssertionError: A process ended without a word; its output is shown.
+        """
+        return [_result(index, process, timeout_s) for index, process in enumerate(self.processes)]
+
+    def end(self) -> None:
+        """Ends what still runs."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+
+def _result(index: int, process: subprocess.Popen[str], timeout_s: float) -> Any:
+    out, err = process.communicate(timeout=timeout_s)
+    said = [line for line in out.splitlines() if line.startswith("RESULT ")]
+    if not said:
+        raise AssertionError(f"process {index} ended with {process.returncode}:\n{out}\n{err}")
+    return json.loads(said[-1].removeprefix("RESULT "))
+
+
+def start(count: int, part: str, *arguments: Any, devices: int = DEVICES) -> Job:
+    """Starts a job of `count` processes, each with a few CPU devices of its own."""
+    port = free_port()
+    job = Job()
+    for index in range(count):
+        command = [sys.executable, "-m", "integration.multiprocess.job"]
+        command += [str(index), str(count), str(port), str(devices), part, json.dumps(arguments)]
+        job.processes.append(
+            subprocess.Popen(
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=Path(__file__).parents[2],
+                env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            )
+        )
+    return job
+
+
+def main() -> None:
+    """One process of a job."""
+    index, count, port, devices, part, arguments = sys.argv[1:]
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    import jax
+
+    if int(count) > 1:
+        jax.distributed.initialize(
+            f"127.0.0.1:{port}", int(count), int(index), initialization_timeout=60
+        )
+    function = getattr(importlib.import_module("integration.multiprocess.parts"), part)
+    try:
+        result = function(*json.loads(arguments))
+    except Exception as error:
+        traceback.print_exc()
+        result = {"error": type(error).__name__, "message": str(error)}
+    print("RESULT " + json.dumps(result), flush=True)
+    if int(count) > 1:
+        jax.distributed.shutdown()
+
+
+if __name__ == "__main__":
+    main()
