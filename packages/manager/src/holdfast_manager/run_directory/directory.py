@@ -1,0 +1,151 @@
+"""One run's folder as the manager sees it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from holdfast_manager.run_directory import root_metadata
+from holdfast_manager.run_directory.hints import HintKeeper
+from holdfast_manager.run_directory.listing import StepListing
+from holdfast_manager.step_names import NameFormat, check_folder, standard_name_format
+from holdfast_manager.steps import CheckpointMetadata, Unread
+from holdfast_storage import (
+    CheckpointNotFoundError,
+    DamagedCheckpointError,
+    RecordUnreadableError,
+    StorageBackend,
+)
+from holdfast_storage.commit import Removal, occupant, open_committed, read_record, remove_hint
+
+_log = logging.getLogger(__name__)
+_NOT_WHOLE = (CheckpointNotFoundError, DamagedCheckpointError, RecordUnreadableError)
+
+
+class RunDirectory:
+    """One run on one backend, whose root is the run's folder. Reading writes nothing.
+
+    Args:
+        backend: The storage of the run.
+        name_format: How the folders of steps are called.
+    """
+
+    def __init__(self, backend: StorageBackend, name_format: NameFormat | None = None) -> None:
+        self.backend = backend
+        self._names_of = name_format or standard_name_format()
+        self._listing = StepListing(backend, self._names_of)
+        self._hints = HintKeeper(backend, self._listing.names)
+
+    @property
+    def label(self) -> str:
+        """For messages: where the run is."""
+        return self.backend.root
+
+    @property
+    def name_format(self) -> NameFormat:
+        """How the folders of steps are called."""
+        return self._names_of
+
+    def build_name(self, step: int) -> str:
+        """The folder of a step that is saved now.
+
+        Raises:
+            ValueError: The name format made a name that no folder can have.
+        """
+        return check_folder(self._names_of.build_name(step))
+
+    def describe(
+        self, step: int, committed_ns: int | Unread | None, name: str, *, ours: bool = True
+    ) -> CheckpointMetadata:
+        """What is known of a committed step; the rest is read when asked for."""
+        return self._listing.describe(step, committed_ns, name, ours=ours)
+
+    async def list_steps(self) -> list[CheckpointMetadata]:
+        """The committed steps in order, holdfast's and Orbax's.
+
+        Stray files, empty folders, attempts and foreign folders are not steps. A step
+        whose record cannot be read is left out and reported in the log. A step with a hint
+        is taken for committed until somebody needs to know (`is_committed`).
+        """
+        return await self._without_torn_end(await self._listing.steps())
+
+    async def is_committed(self, entry: CheckpointMetadata) -> bool:
+        """Whether a listed step is committed: one read if only a hint said so."""
+        if not entry.hinted:
+            return True
+        try:
+            stored = await read_record(self.backend, entry.name)
+        except RecordUnreadableError as error:
+            _log.warning("%s is left out: %s", entry.path, error)
+            return False
+        if stored.record is None or not stored.committed:
+            self._hints.suspects.add(entry.name)
+            return False
+        entry.confirm(stored.record.committed_ns)
+        return True
+
+    async def is_there(self, entry: CheckpointMetadata) -> bool:
+        """Whether a step is committed at this moment, by whatever wrote it."""
+        return (await occupant(self.backend, entry.name)).kind in ("ours", "orbax")
+
+    async def _without_torn_end(self, steps: list[CheckpointMetadata]) -> list[CheckpointMetadata]:
+        """Leaves out newest steps of which files are missing, as while a copy still runs.
+
+        They are committed and not whole, so none of them is the latest. Older ones are not
+        looked into: opening a run costs one look, not one for each step.
+        """
+        while steps and steps[-1].ours:
+            try:
+                area = await open_committed(self.backend, steps[-1].name)
+            except _NOT_WHOLE as error:
+                _log.warning("%s is left out: %s", steps[-1].path, error)
+                if isinstance(error, CheckpointNotFoundError):
+                    self._hints.suspects.add(steps[-1].name)
+                steps = steps[:-1]
+            else:
+                steps[-1].confirm(area.record.committed_ns)
+                break
+        return steps
+
+    async def uncommit(self, entry: CheckpointMetadata) -> Removal:
+        """Un-commits a step; what is returned deletes its data and nothing else.
+
+        Raises:
+            CheckpointNotFoundError: It is not committed any more.
+        """
+        stored = await read_record(self.backend, entry.name)
+        if stored.attempt is None:
+            raise CheckpointNotFoundError(
+                "the step is not committed any more", key=entry.name, root=self.label
+            )
+        strategy = await self.backend.commit_strategy()
+        await remove_hint(self.backend, entry.name)
+        return await strategy.uncommit(entry.name, expected=stored.attempt)
+
+    async def sweep(self) -> None:
+        """Removes what dead writers left; live attempts and everything foreign stay."""
+        strategy = await self.backend.commit_strategy()
+        report = await strategy.sweep("")
+        if report.removed:
+            _log.info("removed leftovers of dead saves: %s", ", ".join(report.removed))
+
+    async def write_root_metadata(self, custom: Mapping[str, Any]) -> None:
+        """Stores the run's own metadata once; what is there already stays."""
+        await root_metadata.write_root_metadata(self.backend, custom)
+
+    async def read_root_metadata(self) -> Mapping[str, Any]:
+        """The run's own metadata; empty if none was stored."""
+        return await root_metadata.read_root_metadata(self.backend)
+
+    async def note_commit(self, entry: CheckpointMetadata) -> None:
+        """Leaves the hint that opening the run later looks for; the step is safe without."""
+        await self._hints.add(entry.name)
+
+    async def note_absence(self, entry: CheckpointMetadata) -> None:
+        """Removes the hint of a step that turned out not to be committed."""
+        await self._hints.remove(entry.name)
+
+    async def repair_hints(self) -> None:
+        """Adds the hints that are missing and removes those that are wrong."""
+        await self._hints.repair()

@@ -1,0 +1,85 @@
+"""Which steps are committed in a run's folder."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+
+from holdfast_manager.run_directory.details import reader_of
+from holdfast_manager.step_names import NameFormat, step_in
+from holdfast_manager.steps import UNREAD, CheckpointMetadata, Unread
+from holdfast_storage import StorageBackend
+from holdfast_storage.commit import list_hints, occupant, read_records
+
+_log = logging.getLogger(__name__)
+_AT_ONCE = 64
+
+
+class StepListing:
+    """Lists the steps of one run. Writes nothing.
+
+    Args:
+        backend: The storage of the run.
+        name_format: How the folders of steps are called.
+    """
+
+    def __init__(self, backend: StorageBackend, name_format: NameFormat) -> None:
+        self._backend = backend
+        self._names_of = name_format
+        self._reader = reader_of(backend)
+
+    async def names(self) -> tuple[dict[str, int], frozenset[str]]:
+        """Folders named as steps, and names that have a hint: two listings."""
+        listing, hints = await asyncio.gather(
+            self._backend.children(""), list_hints(self._backend, "")
+        )
+        if await self._backend.settle("", listing):
+            listing = await self._backend.children("")
+        steps = {name: step_in(self._names_of, name) for name in listing.prefixes}
+        return {name: step for name, step in steps.items() if step is not None}, hints
+
+    async def steps(self) -> list[CheckpointMetadata]:
+        """Those that are committed or have a hint, in order: one for each step."""
+        steps, hints = await self.names()
+        found = [self.describe(steps[name], UNREAD, name) for name in steps.keys() & hints]
+        listing = await read_records(self._backend, sorted(steps.keys() - hints))
+        found += [
+            self.describe(steps[entry.name], entry.record.committed_ns, entry.name)
+            for entry in listing.committed
+        ]
+        for name, problem in listing.unreadable:
+            _log.warning("%s/%s is left alone: %s", self._backend.root, name, problem)
+        theirs = await self._written_by_orbax(listing.others)
+        found += [self.describe(steps[name], UNREAD, name, ours=False) for name in theirs]
+        return self._one_for_each_step(found)
+
+    def describe(
+        self, step: int, committed_ns: int | Unread | None, name: str, *, ours: bool = True
+    ) -> CheckpointMetadata:
+        """What is known of a committed step; the rest is read when asked for."""
+        path = f"{self._backend.root.rstrip('/')}/{name}"
+        return CheckpointMetadata(step, path, name, committed_ns, self._reader, ours=ours)
+
+    async def _written_by_orbax(self, names: Sequence[str]) -> list[str]:
+        limit = asyncio.Semaphore(_AT_ONCE)
+
+        async def look(name: str) -> bool:
+            async with limit:
+                return (await occupant(self._backend, name)).kind == "orbax"
+
+        answers = await asyncio.gather(*(look(name) for name in names))
+        return [name for name, orbax in zip(names, answers, strict=True) if orbax]
+
+    def _one_for_each_step(self, found: Iterable[CheckpointMetadata]) -> list[CheckpointMetadata]:
+        """In order of the steps; of several folders for one, that of the written format."""
+        chosen: dict[int, CheckpointMetadata] = {}
+        for entry in sorted(found, key=lambda entry: entry.name):
+            other = chosen.setdefault(entry.step, entry)
+            if other is entry:
+                continue
+            if entry.name == self._names_of.build_name(entry.step):
+                chosen[entry.step], other = entry, entry
+            where = self._backend.root
+            _log.warning("%s has two folders for step %s; taking %s", where, entry.step, other)
+        return [chosen[step] for step in sorted(chosen)]
