@@ -15,6 +15,7 @@ from holdfast_storage import IfAbsent, IfVersion, errors
 from holdfast_storage.commit import open_committed
 from holdfast_storage.testing.backend_tests import StorageBackendTests
 from holdfast_storage.testing.commit_tests import CommitTests
+from holdfast_storage.testing.trash_tests import TrashTests
 
 
 def without_renameat2(monkeypatch):
@@ -55,6 +56,19 @@ class TestCommitWithoutRenameat2(CommitTests):
 
 
 class TestCommitWithoutExchange(CommitTests):
+    @pytest.fixture
+    def backend(self, tmp_path, monkeypatch):
+        without_exchange(monkeypatch)
+        return LocalBackend(str(tmp_path / "root"))
+
+
+class TestTrash(TrashTests):
+    @pytest.fixture
+    def backend(self, tmp_path):
+        return LocalBackend(str(tmp_path / "root"))
+
+
+class TestTrashWithoutExchange(TrashTests):
     @pytest.fixture
     def backend(self, tmp_path, monkeypatch):
         without_exchange(monkeypatch)

@@ -19,6 +19,8 @@ from holdfast_metadata import (
     MetadataError,
     NewerFormatError,
     Pin,
+    Trashed,
+    TrashTicket,
     canonical_json,
     digest_bytes,
 )
@@ -37,6 +39,16 @@ RECORDS = st.builds(
     committed_ns=st.none() | st.integers(),
     dead=st.lists(TEXT).map(tuple),
     kind=TEXT,
+    trashed=st.lists(
+        st.builds(
+            Trashed,
+            attempt=TEXT,
+            data=st.just("") | PATH,
+            manifest_digest=st.none() | TEXT,
+            committed_ns=st.none() | st.integers(),
+        )
+    ).map(tuple),
+    orbax_until_ns=st.none() | st.integers(),
     extra=EXTRA,
 )
 MARKS = st.builds(
@@ -46,6 +58,7 @@ MARKS = st.builds(
     ttl_s=st.floats(0, 1e9) | st.integers(0, 10**9),
     extra=EXTRA,
 )
+TICKETS = st.builds(TrashTicket, final=PATH, attempt=st.none() | TEXT, by=MARKS, extra=EXTRA)
 ENTRIES = st.builds(ManifestEntry, path=PATH, size=SIZE, digest=st.none() | TEXT, extra=EXTRA)
 MANIFESTS = st.builds(Manifest, st.lists(ENTRIES, unique_by=lambda entry: entry.path), extra=EXTRA)
 RANKED = st.integers(0, 4).flatmap(
@@ -59,7 +72,7 @@ RANKED = st.integers(0, 4).flatmap(
     )
 )
 DIGESTS = st.builds(ChunkDigests, arrays=st.dictionaries(TEXT, RANKED), extra=EXTRA)
-DOCUMENTS = RECORDS | MARKS | DIGESTS
+DOCUMENTS = RECORDS | MARKS | DIGESTS | TICKETS
 
 RECORD = CommitRecord("committed", "a1", "attempt-a1", "xxh3_64:0", 5, ("b2",))
 MARK = AttemptMark("a1", "save", "box", "boot", "ns", 7, "99", 3600.0, 5, 2)
@@ -166,6 +179,12 @@ def test_only_a_committed_record_makes_a_checkpoint_visible():
         ({"state": "afloat"}, "'state' must be one of committed, retired, trashed, none, found 'a"),
         ({"committed_ns": 1.5}, "'committed_ns' must be int or null, found float 1.5"),
         ({"committed_ns": True}, "'committed_ns' must be int or null, found bool True"),
+        ({"trashed": [1]}, "'trashed' must hold dict, found int 1"),
+        ({"trashed": [{}]}, "an element of 'trashed' lacks the field 'attempt'"),
+        (
+            {"trashed": [Trashed("a1", "../b").to_json()]},
+            "'data' is '../b', which is no relative path",
+        ),
         ({"dead": [1]}, "'dead' must hold str, found int 1"),
         ({"attempt": None}, "is committed and names no attempt"),
         ({"attempt": ""}, "is committed and names no attempt"),

@@ -1,7 +1,7 @@
 """Schemas of every JSON document in a holdfast or Orbax checkpoint."""
 
 from holdfast_metadata.attempt import ATTEMPT_FILE, AttemptMark
-from holdfast_metadata.commit import COMMIT_FILE, CommitRecord
+from holdfast_metadata.commit import COMMIT_FILE, CommitRecord, Trashed
 from holdfast_metadata.digest import Digester, digest_bytes, matches_digest
 from holdfast_metadata.digests import DIGESTS_DIR, ArrayDigests, ChunkDigests
 from holdfast_metadata.dtypes import dtype_from_name, dtype_name
@@ -16,6 +16,7 @@ from holdfast_metadata.keys import Key
 from holdfast_metadata.manifest import MANIFEST_FILE, Manifest, ManifestEntry
 from holdfast_metadata.pin import COLLECTING_FILE, PINS_DIR, Collecting, Pin
 from holdfast_metadata.scalars import decode_scalar, encode_scalar
+from holdfast_metadata.trash import TrashTicket
 from holdfast_metadata.tree import (
     LEAF_KINDS,
     TREE_FILE,
@@ -61,6 +62,8 @@ __all__ = [
     "NotJsonError",
     "Pin",
     "SequenceNode",
+    "TrashTicket",
+    "Trashed",
     "TreeDocument",
     "canonical_json",
     "decode_scalar",

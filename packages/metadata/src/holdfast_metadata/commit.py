@@ -16,6 +16,47 @@ STATES = ("committed", "retired", "trashed", "none")
 
 
 @dataclass(frozen=True, slots=True)
+class Trashed:
+    """An attempt that was committed, is in the trash, and may come back.
+
+    Attributes:
+        attempt: Its id.
+        data: Where its files are, relative to the final; "" for the final.
+        manifest_digest: Digest of the manifest's bytes.
+        committed_ns: When it was committed, as in the record.
+    """
+
+    attempt: str
+    data: str = ""
+    manifest_digest: str | None = None
+    committed_ns: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a record."""
+        return {
+            "attempt": self.attempt,
+            "data": self.data,
+            "manifest_digest": self.manifest_digest,
+            "committed_ns": self.committed_ns,
+        }
+
+    @classmethod
+    def from_json(cls, value: Any, *, source: str) -> Trashed:
+        """The inverse of `to_json`.
+
+        Raises:
+            MetadataError: It is no such object.
+        """
+        fields = Fields(value, source=f"{source}: an element of 'trashed'")
+        return cls(
+            attempt=fields.take("attempt", str),
+            data=fields.take("data", str),
+            manifest_digest=fields.take("manifest_digest", str, None),
+            committed_ns=fields.take("committed_ns", int, None),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class CommitRecord:
     """The state of one final: it decides, alone, whether there is a checkpoint.
 
@@ -28,6 +69,9 @@ class CommitRecord:
         committed_ns: Nanoseconds since the epoch by the writer's clock.
         dead: Attempts that can never be committed here.
         kind: What was saved.
+        trashed: Attempts in the trash whose data is here still: no sweep takes it.
+        orbax_until_ns: A checkpoint of Orbax's in the final itself is being removed: its files
+            are those whose time, by the store, is not later than this.
         format_version: Of this document.
         extra: Fields this version does not know, kept.
     """
@@ -39,6 +83,8 @@ class CommitRecord:
     committed_ns: int | None = None
     dead: tuple[str, ...] = ()
     kind: str = "checkpoint"
+    trashed: tuple[Trashed, ...] = ()
+    orbax_until_ns: int | None = None
     format_version: int = FORMAT_VERSION
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -46,6 +92,10 @@ class CommitRecord:
     def committed(self) -> bool:
         """Whether this record makes a checkpoint visible."""
         return self.state == "committed"
+
+    def in_trash(self, attempt: str) -> Trashed | None:
+        """What the trash holds of an attempt, or None."""
+        return next((found for found in self.trashed if found.attempt == attempt), None)
 
     def to_bytes(self) -> bytes:
         """Encodes as canonical JSON."""
@@ -59,6 +109,10 @@ class CommitRecord:
             "dead": list(self.dead),
             "kind": self.kind,
         }
+        if self.trashed:
+            known["trashed"] = [found.to_json() for found in self.trashed]
+        if self.orbax_until_ns is not None:
+            known["orbax_until_ns"] = self.orbax_until_ns
         return canonical_json(merge_extra(known, self.extra))
 
     @classmethod
@@ -80,10 +134,16 @@ class CommitRecord:
             committed_ns=fields.take("committed_ns", int, None),
             dead=fields.take_list("dead", str),
             kind=fields.take("kind", str, default="checkpoint"),
+            trashed=tuple(
+                Trashed.from_json(found, source=source)
+                for found in fields.take_list("trashed", dict, default=[])
+            ),
+            orbax_until_ns=fields.take("orbax_until_ns", int, None, default=None),
             extra=fields.rest,
         )
         if record.committed and not record.attempt:
             raise MetadataError(f"{source} is committed and names no attempt")
-        if record.data and not is_relative_path(record.data):
-            raise MetadataError(f"{source}: 'data' is {record.data!r}, which is no relative path")
+        for path in (record.data, *(found.data for found in record.trashed)):
+            if path and not is_relative_path(path):
+                raise MetadataError(f"{source}: 'data' is {path!r}, which is no relative path")
         return record

@@ -25,6 +25,7 @@ from holdfast_storage.commit.opening import (
     unless_changed,
     verify,
 )
+from holdfast_storage.commit.pace import Pace
 from holdfast_storage.commit.partial import (
     PartialSession,
     add_part,
@@ -39,6 +40,7 @@ from holdfast_storage.commit.rename import RenameCommit
 from holdfast_storage.commit.shield import carry_through
 from holdfast_storage.commit.staging import StagingArea
 from holdfast_storage.commit.strategy import CommitStrategy, Removal, SweepReport, Transaction
+from holdfast_storage.commit.trash import Trash, TrashEntry
 from holdfast_storage.commit.writing import write_attempt
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "DecidedRenameCommit",
     "FileReport",
     "Occupant",
+    "Pace",
     "PartialSession",
     "PlainArea",
     "PointerCommit",
@@ -59,6 +62,8 @@ __all__ = [
     "StoredRecord",
     "SweepReport",
     "Transaction",
+    "Trash",
+    "TrashEntry",
     "add_part",
     "carry_through",
     "close_session",

@@ -231,9 +231,10 @@ class DecidedRenameCommit(PointerCommit):
         """See `CommitStrategy.sweep`. Publishes what a crash left decided."""
         from holdfast_storage.commit.sweep import DecidedSweeper
 
-        return await DecidedSweeper(
+        sweeper = DecidedSweeper(
             self._backend, self._fence, self._grace_s, self._fence_hidden, self._settle
-        ).run(parent, older_than=older_than)
+        )
+        return await self._run_sweep(sweeper, parent, older_than)
 
     async def settle(self, parent: str, listing: Listing) -> bool:
         """Publishes what is decided one level below `parent`; see `StorageBackend.settle`."""

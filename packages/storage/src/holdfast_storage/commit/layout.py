@@ -21,7 +21,7 @@ PARTIAL_SUFFIX = ".partial"
 EXPECTS = "expects"  # in a staged record: the attempt that a replacement means to displace
 OURS = (COMMIT_FILE, MANIFEST_FILE)
 _HIDDEN = re.compile(
-    r"\.(?P<leaf>.+)\.(?P<kind>attempt|dead|displaced|retired)-(?P<attempt>[0-9a-f]{32})(-[0-9a-f]+)?"
+    r"\.(?P<leaf>.+)\.(?P<kind>attempt|dead|displaced|orbax|retired)-(?P<attempt>[0-9a-f]{32})(-[0-9a-f]+)?"
 )
 _IN_ATTEMPT = re.compile(r"(^|/)(attempt-|\.[^/]+\.attempt-)[0-9a-f]{32}/")
 
@@ -34,7 +34,7 @@ class HiddenName:
 
     Attributes:
         leaf: Last segment of the final.
-        kind: `attempt`, `dead`, `displaced` or `retired`.
+        kind: `attempt`, `dead`, `displaced`, `orbax` (moved out to be deleted) or `retired`.
         attempt: The attempt's id.
     """
 

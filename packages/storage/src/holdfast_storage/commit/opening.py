@@ -250,6 +250,26 @@ async def _require_whole(backend: StorageBackend, prefix: str, manifest: Manifes
         )
 
 
+async def require_whole_at(backend: StorageBackend, final: str, prefix: str, attempt: str) -> None:
+    """Checks the files of an attempt that is in the trash, wherever its data lies.
+
+    Raises:
+        CheckpointNotFoundError: Neither the final's record nor one in `prefix` speaks of it.
+        DamagedCheckpointError: Files are missing or short, or the manifest is another.
+    """
+    record = (await read_record(backend, final)).record
+    kept = record.in_trash(attempt) if record is not None else None
+    if kept is not None and keys.join(final, kept.data) == prefix:
+        record = CommitRecord("committed", attempt, kept.data, kept.manifest_digest)
+    else:
+        record = (await read_record(backend, prefix)).record
+    if record is None or record.attempt != attempt:
+        raise errors.CheckpointNotFoundError(
+            "it is not in the trash any more", key=final, root=backend.root
+        )
+    await _require_whole(backend, prefix, await _read_manifest(backend, prefix, record))
+
+
 async def _size_problems(backend: StorageBackend, prefix: str, manifest: Manifest) -> list[str]:
     sizes = {keys.relative(i.key, prefix): i.size async for i in backend.walk(prefix)}
     problems = []
@@ -266,7 +286,9 @@ async def _not_found(
     backend: StorageBackend, final: str, stored: StoredRecord
 ) -> errors.CheckpointNotFoundError:
     where = {"key": final, "root": backend.root}
-    if stored.record is not None and stored.record.state in ("retired", "trashed"):
+    if stored.record is not None and stored.record.state == "trashed":
+        return errors.CheckpointDeletedError("the checkpoint here is in the trash", **where)
+    if stored.record is not None and stored.record.state == "retired":
         return errors.CheckpointDeletedError("the checkpoint here was deleted", **where)
     above = final
     while above:

@@ -13,6 +13,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from holdfast_metadata import (
     ATTEMPT_FILE,
@@ -26,8 +27,9 @@ from holdfast_metadata import (
 )
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
-from holdfast_storage.commit import identity, layout
+from holdfast_storage.commit import changes, identity, layout, orbax
 from holdfast_storage.commit.occupancy import occupant
+from holdfast_storage.commit.pace import Pace
 from holdfast_storage.commit.record import StoredRecord, read_record
 from holdfast_storage.commit.shield import carry_through
 from holdfast_storage.commit.staging import PROTOCOL_FILES, StagingArea
@@ -38,6 +40,9 @@ from holdfast_storage.commit.strategy import (
     Transaction,
 )
 from holdfast_storage.values import IfAbsent, Listing, ObjectVersion
+
+if TYPE_CHECKING:
+    from holdfast_storage.commit.sweep import Sweeper
 
 _log = logging.getLogger(__name__)
 _UNCERTAIN = (errors.TransientStorageError, errors.StorageTimeoutError)
@@ -74,6 +79,7 @@ class PointerCommit(CommitStrategy):
         self._grace_s = grace_s
         self._deadline_s = decision_deadline_s
         self._pause_s = pause_s
+        self.pace = Pace()
         # Attempts begun here whose decision has not left: only these need no fence.
         self._undecided: set[str] = set()
 
@@ -238,6 +244,11 @@ class PointerCommit(CommitStrategy):
             await self._require_files(txn, staging, manifest)
             dead = stored.dead + ((stored.attempt,) if stored.attempt else ())
             new = dataclasses.replace(record, dead=dead)
+            if stored.record is not None:  # what is there besides, and not to be forgotten
+                there = stored.record
+                new = dataclasses.replace(
+                    new, trashed=there.trashed, orbax_until_ns=there.orbax_until_ns
+                )
             try:
                 await self._swap(txn.final, stored, new)
             except errors.ObjectNotFoundError as error:
@@ -358,13 +369,13 @@ class PointerCommit(CommitStrategy):
         await self._backend.delete_prefix(layout.inner(txn.final, txn.attempt))
 
     async def _fence(self, final: str, attempt: str) -> bool:
-        """Makes it impossible to commit an attempt; False if it is committed already."""
+        """Makes it impossible to commit an attempt; False if it was committed and is kept."""
         fenced = True
 
         async def send() -> CommitRecord | None:
             nonlocal fenced
             stored = await read_record(self._backend, final)
-            if stored.attempt == attempt:
+            if stored.attempt == attempt or stored.in_trash(attempt):
                 fenced = False
                 return stored.record
             if attempt in stored.dead:
@@ -379,44 +390,84 @@ class PointerCommit(CommitStrategy):
 
     async def uncommit(self, final: str, *, expected: str) -> Removal:
         """See `CommitStrategy.uncommit`."""
-        retired = await carry_through(self._retire_record(final, expected))
+        where = {"final": final, "root": self._backend.root}
+        retired = await self._change(final, changes.retire(expected, **where))
 
         async def remove() -> None:
             if not (await read_record(self._backend, final)).committed:  # nor anew by now
                 await self._backend.delete(keys.join(final, layout.ADVISORY_FILE))
-            await self._delete_data(final, retired)
+            await self._delete_data(final, retired.data)
 
         return remove
 
-    async def _retire_record(self, final: str, expected: str) -> CommitRecord:
+    async def uncommit_orbax(self, final: str) -> Removal:
+        """See `CommitStrategy.uncommit_orbax`."""
+        await orbax.require_orbax(self._backend, final)
+        until = await orbax.newest_ns(self._backend, final)
+        where = {"final": final, "root": self._backend.root}
+        await self._change(final, changes.retire_orbax(until, **where))
+
+        async def remove() -> None:
+            await self._finish_orbax(final)
+
+        return remove
+
+    async def _finish_orbax(self, final: str) -> None:
+        """Deletes what is left of a checkpoint of Orbax's whose removal has begun."""
+        record = (await read_record(self._backend, final)).record
+        if record is None or record.orbax_until_ns is None:
+            return
+        await orbax.delete_files(self._backend, final, record.orbax_until_ns, self.pace)
+        await self._change(final, changes.forget_orbax(record.orbax_until_ns))
+
+    async def to_trash(self, final: str, *, expected: str | None, aside: str) -> None:
+        """See `CommitStrategy.to_trash`: the data stays where it is."""
+        where = {"final": final, "root": self._backend.root}
+        if expected is None:
+            raise errors.UnsupportedOperationError(
+                "Orbax wrote this checkpoint, and this store cannot move it to a trash",
+                key=final,
+                root=self._backend.root,
+            )
+        await self._change(final, changes.trash(expected, **where))
+
+    async def from_trash(self, final: str, *, attempt: str | None, aside: str | None) -> None:
+        """See `CommitStrategy.from_trash`."""
+        where = {"final": final, "root": self._backend.root}
+        await self._change(final, changes.restore(str(attempt), **where))
+
+    async def empty_trash(self, final: str, *, attempt: str) -> Removal:
+        """See `CommitStrategy.empty_trash`."""
+        record = (await read_record(self._backend, final)).record
+        kept = record.in_trash(attempt) if record is not None else None
+        where = {"final": final, "root": self._backend.root}
+        await self._change(final, changes.empty(attempt, **where))
+
+        async def remove() -> None:
+            if kept is not None:
+                await self._delete_data(final, kept.data)
+
+        return remove
+
+    async def _change(self, final: str, change: changes.Change) -> CommitRecord:
+        """Changes a record by one conditional put, asked for until the outcome is known."""
+
         async def send() -> CommitRecord | None:
             stored = await read_record(self._backend, final)
-            record = stored.record
-            if record is not None and record.state == "retired" and record.attempt == expected:
-                return record
-            if record is None or not record.committed:
-                raise errors.CheckpointNotFoundError(
-                    "nothing is committed here", key=final, root=self._backend.root
-                )
-            if record.attempt != expected:
-                raise errors.CommitConflictError(
-                    f"{record.attempt} is committed here by now, not {expected}; it stays",
-                    key=final,
-                    root=self._backend.root,
-                )
-            new = dataclasses.replace(record, state="retired", dead=(*record.dead, expected))
-            await self._swap(final, stored, new)
+            new = change(stored)
+            if new is not stored.record:
+                await self._swap(final, stored, new)
             return new
 
-        return await self._until_known(send, final)
+        return await carry_through(self._until_known(send, final))
 
-    async def _delete_data(self, final: str, record: CommitRecord) -> None:
-        """Deletes what a retired record pointed at, and nothing else."""
-        from holdfast_storage.commit.sweep import delete_root_data
+    async def _delete_data(self, final: str, data: str) -> None:
+        """Deletes what a record pointed at that does no more, and nothing else."""
+        from holdfast_storage.commit.sweep import delete_replaced_root
 
-        if record.data:
-            await self._backend.delete_prefix(keys.join(final, record.data))
-        await delete_root_data(self._backend, final)
+        if data:
+            await self.pace.delete_prefix(self._backend, keys.join(final, data))
+        await delete_replaced_root(self._backend, final)
 
     async def _reap_replaced(self, final: str, stored: StoredRecord) -> None:
         """Deletes data that was replaced, sparing the youngest for `grace_s`."""
@@ -431,9 +482,12 @@ class PointerCommit(CommitStrategy):
         """See `CommitStrategy.sweep`."""
         from holdfast_storage.commit.sweep import Sweeper
 
-        return await Sweeper(self._backend, self._fence, self._grace_s).run(
-            parent, older_than=older_than
-        )
+        sweeper = Sweeper(self._backend, self._fence, self._grace_s)
+        return await self._run_sweep(sweeper, parent, older_than)
+
+    async def _run_sweep(self, sweeper: Sweeper, parent: str, older_than: float) -> SweepReport:
+        sweeper.pace, sweeper.finish_orbax = self.pace, self._finish_orbax
+        return await sweeper.run(parent, older_than=older_than)
 
 
 def _merge(entries: Sequence[ManifestEntry]) -> Manifest:

@@ -37,6 +37,10 @@ class StoredRecord:
         """Attempts that can never be committed here."""
         return self.record.dead if self.record is not None else ()
 
+    def in_trash(self, attempt: str) -> bool:
+        """Whether an attempt's data is here and in the trash: nobody but the trash deletes it."""
+        return self.record is not None and self.record.in_trash(attempt) is not None
+
     @property
     def unchanged(self) -> Precondition:
         """The condition that nothing has changed since this was read."""

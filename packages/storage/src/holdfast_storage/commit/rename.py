@@ -15,9 +15,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 
-from holdfast_metadata import ATTEMPT_FILE, COMMIT_FILE, CommitRecord, Manifest
+from holdfast_metadata import ATTEMPT_FILE, COMMIT_FILE, CommitRecord, Manifest, Trashed
 from holdfast_storage import errors, keys
-from holdfast_storage.commit import identity, layout
+from holdfast_storage.commit import changes, identity, layout, orbax
 from holdfast_storage.commit.occupancy import occupant
 from holdfast_storage.commit.pointer import PointerCommit
 from holdfast_storage.commit.record import StoredRecord, read_record
@@ -92,6 +92,8 @@ class RenameCommit(PointerCommit):
                 "a checkpoint is here", key=txn.final, root=self._backend.root
             )
         try:
+            if stored.record is not None and stored.record.trashed:
+                return await self._move_inside(txn, manifest, replace=replace)
             if found.kind in ("ours", "orbax"):
                 return await self._replace(txn, manifest)
             if stored.record is not None or found.kind == "uncommitted":
@@ -141,10 +143,14 @@ class RenameCommit(PointerCommit):
             displaced = await read_record(self._backend, txn.staging)
         except errors.RecordUnreadableError:
             displaced = StoredRecord()
-        if displaced.committed and displaced.attempt not in (txn.attempt, txn.expects_attempt):
+        another = displaced.committed and displaced.attempt not in (
+            txn.attempt,
+            txn.expects_attempt,
+        )
+        if another or (displaced.record is not None and displaced.record.trashed):
             await self._put_back(txn)
             raise errors.CommitConflictError(
-                f"{displaced.attempt} was committed meanwhile and stays",
+                f"{displaced.attempt or 'something'} came here meanwhile and stays",
                 key=txn.final,
                 root=self._backend.root,
             )
@@ -229,15 +235,74 @@ class RenameCommit(PointerCommit):
     async def uncommit(self, final: str, *, expected: str) -> Removal:
         """See `CommitStrategy.uncommit`."""
         stored = await read_record(self._backend, final)
-        if stored.record is not None and stored.record.data:
+        if _stays(stored):
             return await super().uncommit(final, expected=expected)
         aside = layout.hidden(final, "retired", expected, unique=True)
         await carry_through(self._move_out(final, stored, aside, expected))
 
         async def remove() -> None:
-            await self._backend.delete_prefix(aside)
+            await self.pace.delete_prefix(self._backend, aside)
 
         return remove
+
+    async def uncommit_orbax(self, final: str) -> Removal:
+        """See `CommitStrategy.uncommit_orbax`."""
+        aside = layout.hidden(final, "orbax", layout.new_attempt_id(), unique=True)
+        await carry_through(orbax.move_out(self._backend, final, aside))
+
+        async def remove() -> None:
+            if await orbax.mark(self._backend, aside):
+                await self.pace.delete_prefix(self._backend, aside)
+
+        return remove
+
+    async def to_trash(self, final: str, *, expected: str | None, aside: str) -> None:
+        """See `CommitStrategy.to_trash`: the folder moves, unless it holds more than that."""
+        if expected is None:
+            await carry_through(orbax.move_out(self._backend, final, aside))
+            return
+        stored = await read_record(self._backend, final)
+        if _stays(stored):
+            await super().to_trash(final, expected=expected, aside=aside)
+        else:
+            await carry_through(self._move_out(final, stored, aside, expected))
+
+    async def from_trash(self, final: str, *, attempt: str | None, aside: str | None) -> None:
+        """See `CommitStrategy.from_trash`."""
+        if aside is None:
+            await super().from_trash(final, attempt=attempt, aside=None)
+            return
+        where = {"key": final, "root": self._backend.root}
+        try:
+            await carry_through(self._backend.rename_prefix(aside, final))
+        except errors.ObjectExistsError as error:
+            if attempt is None:
+                raise errors.DestinationOccupiedError("something is in the way", **where) from error
+            await carry_through(self._bring_inside(final, attempt, aside))
+        except errors.ObjectNotFoundError as error:
+            raise errors.CheckpointNotFoundError(changes.NOT_THERE, **where) from error
+        except (errors.TransientStorageError, errors.StorageTimeoutError):
+            there = await occupant(self._backend, final)
+            if there.kind not in ("ours", "orbax") or there.stored.attempt != attempt:
+                raise
+
+    async def _bring_inside(self, final: str, attempt: str, aside: str) -> None:
+        """Where a record is that must stay, it takes the attempt in, and then commits it."""
+        where = {"key": final, "root": self._backend.root}
+        record = (await read_record(self._backend, aside)).record
+        if record is None or record.attempt != attempt:
+            raise errors.CheckpointNotFoundError(changes.NOT_THERE, **where)
+        inner = layout.inner(final, attempt)
+        kept = Trashed(attempt, keys.leaf(inner), record.manifest_digest, record.committed_ns)
+        await self._change(final, changes.take_in(kept, final=final, root=self._backend.root))
+        try:
+            await self._backend.rename_prefix(aside, inner)
+        except errors.ObjectNotFoundError as error:
+            raise errors.CheckpointNotFoundError(changes.NOT_THERE, **where) from error
+        except (errors.TransientStorageError, errors.StorageTimeoutError):
+            if (await read_record(self._backend, inner)).attempt != attempt:
+                raise
+        await super().from_trash(final, attempt=attempt, aside=None)
 
     async def _move_out(self, final: str, stored: StoredRecord, aside: str, expected: str) -> None:
         where = {"key": final, "root": self._backend.root}
@@ -261,7 +326,7 @@ class RenameCommit(PointerCommit):
             if not now.committed:
                 return
             moved = now
-        elif moved.attempt == expected and not moved.record.data:
+        elif moved.attempt == expected and not _stays(moved):
             return
         else:
             await self._move_back(aside, final)
@@ -282,9 +347,8 @@ class RenameCommit(PointerCommit):
         """See `CommitStrategy.sweep`."""
         from holdfast_storage.commit.sweep import HiddenSweeper
 
-        return await HiddenSweeper(self._backend, self._fence, self._grace_s).run(
-            parent, older_than=older_than
-        )
+        sweeper = HiddenSweeper(self._backend, self._fence, self._grace_s)
+        return await self._run_sweep(sweeper, parent, older_than)
 
     async def _reap_replaced(self, final: str, stored: StoredRecord) -> None:
         from holdfast_storage.commit.sweep import reap_displaced
@@ -292,3 +356,8 @@ class RenameCommit(PointerCommit):
         await super()._reap_replaced(final, stored)
         if stored.committed:
             await reap_displaced(self._backend, final, grace_s=self._grace_s)
+
+
+def _stays(stored: StoredRecord) -> bool:
+    """Whether a final must stay in place: it holds more than the checkpoint."""
+    return stored.record is not None and bool(stored.record.data or stored.record.trashed)

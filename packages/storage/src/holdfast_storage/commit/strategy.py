@@ -13,6 +13,7 @@ from holdfast_metadata.commit import CommitRecord
 from holdfast_metadata.manifest import ManifestEntry
 
 if TYPE_CHECKING:
+    from holdfast_storage.commit.pace import Pace
     from holdfast_storage.commit.staging import StagingArea
 
 
@@ -68,9 +69,11 @@ class CommitStrategy(abc.ABC):
     Attributes:
         name: What a transaction calls it.
         renames: Whether a checkpoint becomes visible by a rename, rather than by its record.
+        pace: How fast `Removal`s and `sweep` delete data.
     """
 
     name: str
+    pace: Pace
     renames: bool = False
 
     @abc.abstractmethod
@@ -125,6 +128,63 @@ class CommitStrategy(abc.ABC):
         Raises:
             CommitConflictError: Another attempt is committed there by now.
             CheckpointNotFoundError: Nothing is committed there.
+        """
+
+    @abc.abstractmethod
+    async def uncommit_orbax(self, final: str) -> Removal:
+        """Takes a checkpoint that Orbax wrote out of sight, for holdfast first.
+
+        Returns:
+            What deletes its files and nothing else, first those by which Orbax knows it.
+
+        Raises:
+            CheckpointNotFoundError: There is none, or Orbax has not finished it.
+            CommitConflictError: Something else came there meanwhile; it stays.
+        """
+
+    @abc.abstractmethod
+    async def to_trash(self, final: str, *, expected: str | None, aside: str) -> None:
+        """Un-commits attempt `expected` and keeps its data; see `Trash`.
+
+        Where folders move it is at `aside` then, which must be free in a folder that exists;
+        elsewhere, or where the final holds more than that, its record says so.
+
+        Args:
+            final: Where it is.
+            expected: The attempt; None for a checkpoint of Orbax's.
+            aside: Where it goes.
+
+        Raises:
+            CommitConflictError: Another attempt is committed there by now.
+            CheckpointNotFoundError: Nothing is committed there.
+            UnsupportedOperationError: Orbax wrote it and the store cannot move it.
+            ObjectExistsError: `aside` is taken.
+        """
+
+    @abc.abstractmethod
+    async def from_trash(self, final: str, *, attempt: str | None, aside: str | None) -> None:
+        """The inverse of `to_trash`; replaces nothing.
+
+        Args:
+            final: Where it was.
+            attempt: The attempt; None for a checkpoint of Orbax's.
+            aside: The folder that was moved; None if the data stayed.
+
+        Raises:
+            CommitConflictError: Another attempt is committed there.
+            DestinationOccupiedError: Something else is in the way.
+            CheckpointNotFoundError: It is not in the trash any more.
+        """
+
+    @abc.abstractmethod
+    async def empty_trash(self, final: str, *, attempt: str) -> Removal:
+        """Gives up an attempt that is in the trash by its record; it cannot come back.
+
+        Returns:
+            What deletes its data and nothing else.
+
+        Raises:
+            CheckpointNotFoundError: It is committed (again), or nothing was ever here.
         """
 
     async def retire(self, final: str, *, expected: str) -> None:

@@ -21,13 +21,18 @@ from holdfast_metadata import (
 )
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
-from holdfast_storage.commit import identity, layout, partial
+from holdfast_storage.commit import identity, layout, orbax, partial
+from holdfast_storage.commit.pace import Pace
 from holdfast_storage.commit.record import StoredRecord, read_record
 from holdfast_storage.commit.strategy import SweepReport
 from holdfast_storage.values import IfAbsent, Listing
 
 _log = logging.getLogger(__name__)
 Fence = Callable[[str, str], Awaitable[bool]]
+
+
+async def _nothing(final: str) -> None:
+    """Where nobody said how the removal of a checkpoint of Orbax's is finished."""
 
 
 class StoreClock:
@@ -56,9 +61,15 @@ class Sweeper:
         backend: The store.
         fence: Makes an attempt impossible to commit; False if it is committed already.
         grace_s: How long replaced data stays.
+
+    Attributes:
+        pace: How fast data is deleted.
+        finish_orbax: Finishes the removal of a checkpoint of Orbax's in a final.
     """
 
     def __init__(self, backend: StorageBackend, fence: Fence, grace_s: float) -> None:
+        self.pace = Pace()
+        self.finish_orbax: Callable[[str], Awaitable[None]] = _nothing
         self._backend = backend
         self._fence = fence
         self._grace_s = grace_s
@@ -126,6 +137,10 @@ class Sweeper:
 
     async def _sweep_root_data(self, final: str) -> None:
         stored = await read_record(self._backend, final)
+        if stored.record is not None and stored.record.orbax_until_ns is not None:
+            await self.finish_orbax(final)
+            self._removed.append(final)
+            return
         if not await _has_replaced_root_data(self._backend, final, stored):
             return
         info = stored.info if stored.committed else None
@@ -138,8 +153,10 @@ class Sweeper:
     async def _sweep_inner(self, final: str, inner: str, attempt: str) -> None:
         stored = await read_record(self._backend, final)
         named = stored.record is not None and stored.record.attempt == attempt
+        if stored.in_trash(attempt):
+            return  # it may come back
         if named and stored.record is not None and stored.record.state != "retired":
-            return  # committed, or in the trash from where it may come back
+            return
         if named:  # a removal that was cut short
             await self._backend.delete(keys.join(final, layout.ADVISORY_FILE))
             await self._delete(inner)
@@ -185,7 +202,7 @@ class Sweeper:
         return isinstance(record, CommitRecord) and str(record.attempt) in keys.leaf(staging)
 
     async def _delete(self, prefix: str) -> None:
-        await self._backend.delete_prefix(prefix)
+        await self.pace.delete_prefix(self._backend, prefix)
         self._removed.append(prefix)
 
 
@@ -200,6 +217,10 @@ class HiddenSweeper(Sweeper):
             await self._sweep_attempt(prefix, found)
         elif found.kind == "retired":
             await self._sweep_retired(prefix, found)
+        elif found.kind == "orbax":
+            final = keys.join(keys.parent(prefix), found.leaf)
+            if await orbax.settle_moved(self._backend, final, prefix):
+                await self._delete(prefix)
         elif found.kind == "displaced" or await self._is_replaced(prefix, found):
             await self._sweep_displaced(prefix)
         else:
@@ -208,7 +229,8 @@ class HiddenSweeper(Sweeper):
     async def _sweep_attempt(self, prefix: str, found: layout.HiddenName) -> None:
         final = keys.join(keys.parent(prefix), found.leaf)
         inside = await read_record(self._backend, prefix)
-        if inside.committed and inside.attempt != found.attempt:
+        held = inside.record is not None and bool(inside.record.trashed)
+        if held or (inside.committed and inside.attempt != found.attempt):
             await self._sweep_exchanged(prefix, final, found.attempt, inside)
         elif await self._is_dead(prefix):
             dead = await fence_by_move(self._backend, prefix, final, found.attempt)
@@ -223,10 +245,14 @@ class HiddenSweeper(Sweeper):
         if there.attempt == attempt and there.record is not None:
             if not await self._is_dead(final):
                 return  # it is about to look
-            if there.record.extra.get(layout.EXPECTS, inside.attempt) != inside.attempt:
+            held = inside.record is not None and bool(inside.record.trashed)
+            if held or there.record.extra.get(layout.EXPECTS, inside.attempt) != inside.attempt:
                 _log.warning("%s was replaced by mistake; putting it back", final)
                 await self._backend.exchange_prefix(prefix, final)
                 return  # the next sweep finds the dead attempt under its own name
+        if inside.record is not None and inside.record.trashed:
+            await self._backend.rename_prefix(prefix, final)  # what is in the trash stays
+            return
         aside = layout.hidden(final, "displaced", attempt)
         await self._backend.rename_prefix(prefix, aside)
         await self._sweep_displaced(aside)
@@ -346,7 +372,7 @@ async def reap_inner(
     """Removes data of fenced and replaced attempts inside a final, as `reap_displaced`."""
     assert stored.info is not None
     there = {keys.leaf(p) for p in (await backend.children(final)).prefixes}
-    left = [a for a in stored.dead if layout.INNER_PREFIX + a in there]
+    left = [a for a in stored.dead if layout.INNER_PREFIX + a in there and not stored.in_trash(a)]
     root_data = await _has_replaced_root_data(backend, final, stored)
     if (left or root_data) and stored.committed:
         age = await StoreClock(backend, keys.parent(final)).age(stored.info.modified)
@@ -373,11 +399,19 @@ async def _has_replaced_root_data(
         return False  # perhaps half a copy, or what may come back from the trash
     if record.committed and not record.data:
         return False
+    if any(not kept.data for kept in record.trashed):
+        return False
     try:
         await backend.stat(keys.join(final, MANIFEST_FILE))
     except errors.ObjectNotFoundError:
         return False
     return True
+
+
+async def delete_replaced_root(backend: StorageBackend, final: str) -> None:
+    """Deletes the data in the final itself, if its record keeps it in no way."""
+    if await _has_replaced_root_data(backend, final, await read_record(backend, final)):
+        await delete_root_data(backend, final)
 
 
 async def delete_root_data(backend: StorageBackend, final: str) -> None:
