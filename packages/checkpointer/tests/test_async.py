@@ -189,6 +189,58 @@ def test_a_deadline_names_what_took_too_long(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_work_that_does_not_stop_at_its_deadline_is_given_up_and_holds_nobody(place, monkeypatch):
+    from holdfast_checkpointer.engine import response
+
+    class Endless(hc.PyTreeCheckpointHandler):
+        async def async_save(self, directory, args):
+            return [concurrent.futures.Future()]
+
+    monkeypatch.setattr(response, "STOPPING_SECONDS", 0.1)
+    checkpointer = hc.AsyncCheckpointer(Endless(), timeout_secs=0.1)
+    checkpointer.save(place, args=hc.args.PyTreeSave({"a": 1}))
+    with pytest.raises(TimeoutError, match="did not stop in the 0.1 s after that: it was given up"):
+        checkpointer.wait_until_finished()
+    checkpointer.close()
+    assert not hc.is_checkpoint(place)
+
+
+def test_a_failure_is_told_to_whoever_waits_for_it_and_to_nobody_else(place, gate):
+    gate.set()
+    hc.save(place, {"a": 1})
+    gate.clear()
+    response = hc.save_async(place, {"a": 2})
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        told = pool.submit(response.exception)
+        while not response._asking:
+            pass
+        gate.set()
+        response.wait()
+        response.raise_untold()  # the other thread is told
+        assert isinstance(told.result(), FileExistsError)
+    response.raise_untold()
+    assert told.result().__notes__ == [f"(during the save to {place})"]
+
+
+def test_an_interrupt_while_waiting_tells_nothing(place, gate, monkeypatch):
+    gate.set()
+    hc.save(place, {"a": 1})
+    gate.clear()
+    response = hc.save_async(place, {"a": 2})
+
+    def interrupted(timeout):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(response._future, "exception", interrupted)
+        response.result()
+    gate.set()
+    response.wait()
+    with pytest.raises(FileExistsError):
+        response.raise_untold()
+    response.raise_untold()
+
+
 def test_it_works_inside_a_running_event_loop(place):
     async def main():
         await hc.save_async(place, {"a": 1})

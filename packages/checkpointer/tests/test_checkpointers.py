@@ -160,7 +160,8 @@ def test_a_failure_is_told_by_the_next_save_which_is_not_begun(place, broken):
         checkpointer.save(f"{place}/1", {"w": np.ones(3)})
         with pytest.raises(ConnectionError) as told:
             checkpointer.save(f"{place}/2", {"w": np.ones(3)})
-        assert "/2 was not begun" in told.value.__notes__[0]
+        assert "/1)" in told.value.__notes__[0]
+        assert "/2 was not begun" in told.value.__notes__[1]
     assert not hf.is_checkpoint(f"{place}/2")
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from holdfast_storage import get_loop
 from holdfast_storage.loop import StorageLoop
+from holdfast_storage.threads import StartedPool
 
 
 async def thread_name():
@@ -128,3 +129,39 @@ threading.Thread(target=late).start()
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
     )
     assert (done.stdout.strip(), done.stderr) == ("served", "")
+
+
+def test_a_pool_does_what_is_queued_and_then_ends():
+    pool = StartedPool(2, "pool")
+    gate = threading.Event()
+    held = [pool.submit(gate.wait) for _ in range(2)]
+    queued, failing = pool.submit(int, "7"), pool.submit(int, "x")
+    dropped = pool.submit(int)
+    assert dropped.cancel()
+    pool.shutdown(wait=False)
+    with pytest.raises(RuntimeError, match="shut down"):
+        pool.submit(int)
+    gate.set()
+    assert [one.result(30) for one in (*held, queued)] == [True, True, 7]
+    assert isinstance(failing.exception(30), ValueError)
+    pool.shutdown()
+    assert not any(thread.is_alive() for thread in pool._started)
+
+
+def test_a_pool_that_nobody_has_any_more_ends_its_threads():
+    pool = StartedPool(2, "pool")
+    threads = pool._started
+    del pool
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def test_what_has_not_begun_is_dropped_on_request():
+    pool = StartedPool(1, "pool")
+    gate = threading.Event()
+    pool.submit(gate.wait)
+    queued = pool.submit(int)
+    threading.Timer(0.05, gate.set).start()
+    pool.shutdown(cancel_futures=True)
+    assert queued.cancelled()

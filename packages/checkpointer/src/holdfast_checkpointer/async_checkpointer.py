@@ -78,7 +78,6 @@ class AsyncCheckpointer(Checkpointer):
         )
         self._saving: AsyncResponse[None] | None = None
         self._turn = threading.Lock()  # one save begins at a time
-        self._telling = threading.Lock()  # an error is told to one caller
 
     def save(
         self,
@@ -154,8 +153,6 @@ class AsyncCheckpointer(Checkpointer):
 
     def _tell(self, saving: AsyncResponse[None]) -> None:
         """Raises what a save that has ended raised, unless somebody was told or stopped it."""
-        with self._telling:
-            if self._saving is saving:
-                self._saving = None  # its error may hold on to much
-            if not saving.observed:
-                saving.result()
+        if self._saving is saving:
+            self._saving = None  # its error may hold on to much
+        saving.raise_untold()

@@ -1,4 +1,4 @@
-"""Errors of trees and leaves."""
+"""Errors of saves and loads, of trees and leaves."""
 
 from __future__ import annotations
 
@@ -15,6 +15,14 @@ def _listed(problems: Sequence[str]) -> str:
     shown = "\n".join(f"  {problem}" for problem in problems[:_SHOWN])
     more = f"\n  ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     return shown + more
+
+
+class AbandonedError(HoldfastError, TimeoutError):
+    """Background work was ended because the time that it had was over; the message says why.
+
+    A save that was stopped left nothing behind. One that did not even stop was given up: it may
+    be committed yet, and is swept later if it is not.
+    """
 
 
 class TreeMismatchError(HoldfastError, ValueError):

@@ -6,6 +6,7 @@ does not fit a `ValueError`.
 """
 
 from holdfast_checkpointer.errors import (
+    AbandonedError,
     AlreadyExistsError,
     ItemNotFoundError,
     NoEntryError,
@@ -67,6 +68,7 @@ from holdfast_storage.errors import (
 )
 
 __all__ = [
+    "AbandonedError",
     "AlreadyExistsError",
     "AttemptLostError",
     "CheckpointChangedError",

@@ -1,30 +1,30 @@
-"""Handles of background work: `AsyncResponse`, and the join at interpreter exit."""
+"""Handles of background work: `AsyncResponse`."""
 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import concurrent.futures
-import concurrent.futures.thread  # registers its exit hook before ours, so ours runs first
+import contextlib
 import logging
-import sys
 import threading
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any, Generic, Self, TypeVar
 
+from holdfast_checkpointer.engine.outstanding import outstanding
 from holdfast_storage.commit import carry_through
 from holdfast_storage.loop import get_loop
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
+STOPPING_SECONDS = 30.0
 
 
 class AsyncResponse(Generic[T]):
     """The outcome of a save or load that runs in the background.
 
     Awaitable, and usable from any thread. A failure is told by `result`, `exception` and
-    `await`; one that nobody asked for is written to stderr when the interpreter exits,
-    which waits for running saves.
+    `await`, with a note that says what failed; one that nobody asked for is written to stderr
+    when the interpreter exits, which waits for running saves.
 
     Examples:
         >>> import holdfast as hf, numpy as np
@@ -43,7 +43,7 @@ class AsyncResponse(Generic[T]):
         afterwards: Callable[[], Any] | None = None,
     ) -> None:
         self._prepare(what, afterwards)
-        _outstanding.add(self)
+        outstanding.add(self)
         get_loop().submit(self._run(coroutine, deadline))
 
     @classmethod
@@ -60,30 +60,42 @@ class AsyncResponse(Generic[T]):
         self._future: concurrent.futures.Future[T] = concurrent.futures.Future()
         self._future.set_running_or_notify_cancel()  # an awaiter's cancellation is its own
         self._task: asyncio.Task[None] | None = None
-        self._cancelled = False
+        self._reason: BaseException | None = None  # why it is to stop, if it is
         self._observed = False
+        self._asking = 0  # how many wait for the outcome, and so will be told
         self._lock = threading.Lock()
 
     async def _run(self, coroutine: Coroutine[Any, Any, T], deadline: float | None) -> None:
         with self._lock:
             self._task = asyncio.current_task()
-            cancelled = self._cancelled
+            stopped = self._reason is not None
         try:
-            if cancelled:
+            if stopped:
                 coroutine.close()
                 raise asyncio.CancelledError
             value = await self._within(deadline, coroutine)
             await self._tell(self._afterwards)
         except asyncio.CancelledError:
-            self._observed = True
-            self._finish(lambda: self._future.set_exception(concurrent.futures.CancelledError()))
+            reason = self._reason or concurrent.futures.CancelledError()
+            self._observed = isinstance(reason, concurrent.futures.CancelledError)
+            self._finish(lambda: self._future.set_exception(reason))
         except BaseException as error:  # noqa: BLE001 - it is handed on, whatever it is
             failure = error
+            failure.add_note(f"(during {self._what})")
             self._finish(lambda: self._future.set_exception(failure))
         else:
             self._finish(lambda: self._future.set_result(value))
 
     async def _within(self, deadline: float | None, coroutine: Coroutine[Any, Any, T]) -> T:
+        if deadline is None:
+            return await coroutine
+        late = TimeoutError(
+            f"{self._what} took longer than {deadline} s, and did not stop in the "
+            f"{STOPPING_SECONDS} s after that: it was given up"
+        )
+        last = asyncio.get_running_loop().call_later(
+            deadline + STOPPING_SECONDS, self.give_up, late
+        )
         try:
             async with asyncio.timeout(deadline) as limit:
                 return await coroutine
@@ -91,6 +103,8 @@ class AsyncResponse(Generic[T]):
             if not limit.expired():
                 raise
             raise TimeoutError(f"{self._what} took longer than {deadline} s") from error
+        finally:
+            last.cancel()
 
     async def _tell(self, callback: Callable[[], Any] | None) -> None:
         """Calls back before the response is done: whoever waited for it knows it was called.
@@ -110,8 +124,12 @@ class AsyncResponse(Generic[T]):
 
     def _finish(self, settle: Callable[[], None]) -> None:
         self._task = None
-        settle()
-        _outstanding.settled(self)
+        try:
+            settle()
+        except concurrent.futures.InvalidStateError:
+            _log.warning("%s, which had been given up, has ended after all", self._what)
+        else:
+            outstanding.settled(self)
 
     def result(self, timeout: float | None = None) -> T:
         """Waits and returns the value.
@@ -124,26 +142,34 @@ class AsyncResponse(Generic[T]):
             concurrent.futures.CancelledError: `cancel` won.
             Exception: What the work raised, with its own type.
         """
-        self._check_may_wait()
+        error = self.exception(timeout)
         try:
-            value = self._future.result(timeout)
-        except concurrent.futures.TimeoutError:
-            if self._future.done():
-                self._observe()
-                raise
-            raise TimeoutError(f"{self._what} is still running after {timeout} s") from None
-        except BaseException:
-            self._observe()
-            raise
-        return value
+            if error is not None:
+                raise error
+        finally:
+            del error  # its traceback holds this frame
+        return self._future.result()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Waits and returns what the work raised, or None if it succeeded."""
         self._check_may_wait()
-        error = self._future.exception(timeout)
-        if error is not None:
-            self._observe()
-        return error
+        with self._somebody_asks():
+            try:
+                error = self._future.exception(timeout)
+            except concurrent.futures.TimeoutError:
+                raise TimeoutError(f"{self._what} is still running after {timeout} s") from None
+            self._told()
+            return error
+
+    def raise_untold(self) -> None:
+        """Raises what the work failed with, unless somebody has been told or is about to be."""
+        if not self.done() or self._future.exception() is None:
+            return
+        with self._lock:
+            if self._observed or self._asking:
+                return
+            self._observed = True
+        self.result()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Waits without asking for the outcome; says whether the work has ended."""
@@ -168,14 +194,43 @@ class AsyncResponse(Generic[T]):
         Returns:
             False if the work had already ended.
         """
+        return self.stop(concurrent.futures.CancelledError())
+
+    def stop(self, reason: BaseException) -> bool:
+        """As `cancel`, but what the work raises if it stops is `reason`."""
         with self._lock:
             if self._future.done():
                 return False
-            self._cancelled = True
+            self._reason = self._reason or reason
             task = self._task
         if task is not None:
             get_loop().call_soon(task.cancel)
         return True
+
+    def give_up(self, reason: BaseException) -> bool:
+        """Ends the wait for work that does not stop; whoever waits for it gets `reason`.
+
+        The work itself may go on. A save is crash-safe: it commits yet, or is swept.
+
+        Returns:
+            False if the work had already ended.
+        """
+        try:
+            self._future.set_exception(reason)
+        except concurrent.futures.InvalidStateError:
+            return False
+        outstanding.settled(self)
+        return True
+
+    @property
+    def what(self) -> str:
+        """What is done, for messages."""
+        return self._what
+
+    @property
+    def future(self) -> concurrent.futures.Future[T]:
+        """Ends when the work does; only to be waited for."""
+        return self._future
 
     def on_complete(self, callback: Callable[[T], None]) -> None:
         """Calls `callback` with the value once the work has succeeded (after the commit).
@@ -202,19 +257,32 @@ class AsyncResponse(Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         """Waits without blocking the running event loop."""
-        try:
-            return (yield from asyncio.wrap_future(self._future).__await__())
-        finally:
-            if self._future.done():
-                self._observe()
+        with self._somebody_asks():
+            waiting = asyncio.wrap_future(self._future)
+            try:
+                return (yield from waiting.__await__())
+            finally:
+                if waiting.done() and not waiting.cancelled():
+                    self._told()
 
     def _check_may_wait(self) -> None:
         if not self._future.done():
             get_loop().check_may_wait()
 
-    def _observe(self) -> None:
+    @contextlib.contextmanager
+    def _somebody_asks(self) -> Iterator[None]:
+        """While the block waits for the outcome, nobody else need be told of a failure."""
+        with self._lock:
+            self._asking += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._asking -= 1
+
+    def _told(self) -> None:
         self._observed = True
-        _outstanding.observed(self)
+        outstanding.observed(self)
 
 
 async def _call_aside(function: Callable[[], None]) -> None:
@@ -233,52 +301,3 @@ async def _call_aside(function: Callable[[], None]) -> None:
     except RuntimeError:  # the interpreter is ending, and starts no threads any more
         asyncio.get_running_loop().run_in_executor(None, call)
     await asyncio.wrap_future(done)
-
-
-class _Outstanding:
-    """Responses that still run, and failed ones that nobody has asked about."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running: set[AsyncResponse[Any]] = set()
-        self._failed: set[AsyncResponse[Any]] = set()
-
-    def add(self, response: AsyncResponse[Any]) -> None:
-        with self._lock:
-            self._running.add(response)
-
-    def settled(self, response: AsyncResponse[Any]) -> None:
-        with self._lock:
-            self._running.discard(response)
-            if not response._observed and response._future.exception() is not None:
-                self._failed.add(response)
-
-    def observed(self, response: AsyncResponse[Any]) -> None:
-        with self._lock:
-            self._failed.discard(response)
-
-    def join(self) -> None:
-        """Waits for everything that runs, then reports failures nobody has seen."""
-        while True:
-            with self._lock:
-                running = list(self._running)
-            if not running:
-                break
-            concurrent.futures.wait([response._future for response in running])
-            for response in running:
-                self.settled(response)
-        with self._lock:
-            failed, self._failed = list(self._failed), set()
-        for response in failed:
-            error = response._future.exception()
-            print(  # noqa: T201 - logging may be gone by now, and this must be seen
-                f"holdfast: {response._what} failed and nobody asked for its result: "
-                f"{type(error).__name__}: {error}",
-                file=sys.stderr,
-            )
-
-
-_outstanding = _Outstanding()
-# Thread pools refuse work once `threading` shuts down, which is before `atexit` runs:
-# a save that is still writing then could not finish. The hook is private, hence getattr.
-getattr(threading, "_register_atexit", atexit.register)(_outstanding.join)
