@@ -15,6 +15,7 @@ import holdfast as hf
 SUBMODULES = (
     "args",
     "arrays",
+    "checkpoint_manager",
     "checkpoint_utils",
     "errors",
     "handlers",
@@ -35,12 +36,15 @@ PACKAGES = (
 
 def test_the_public_names_are_these_and_no_others():
     assert sorted(hf.__all__) == [
+        "AbstractCheckpointManager",
         "ArrayCheckpointHandler",
         "AsyncCheckpointHandler",
         "AsyncCheckpointer",
         "AsyncResponse",
         "CheckpointHandler",
         "CheckpointHandlerRegistry",
+        "CheckpointManager",
+        "CheckpointManagerOptions",
         "CheckpointMetadata",
         "CheckpointableHandler",
         "Checkpointer",
@@ -63,6 +67,7 @@ def test_the_public_names_are_these_and_no_others():
         "VerifyReport",
         "args",
         "arrays",
+        "checkpoint_manager",
         "checkpoint_utils",
         "checkpointables_metadata",
         "copy",
@@ -166,6 +171,7 @@ def test_every_error_is_exported_and_belongs_to_the_one_hierarchy():
         ("CommitConflictError", FileExistsError),
         ("DestinationOccupiedError", FileExistsError),
         ("StepAlreadyExistsError", FileExistsError),
+        ("StepAlreadyExistsError", ValueError),
         ("DamagedCheckpointError", ValueError),
         ("IncompleteCheckpointError", ValueError),
         ("NewerFormatError", ValueError),

@@ -129,7 +129,7 @@ REFUSED = {
     "nothing": (hf.CompositeCheckpointHandler, a.Composite(), ValueError, "at least one item"),
     "None": (hf.CompositeCheckpointHandler, a.Composite(x=None), ValueError, "'x'"),
     "reserved": (
-        hf.CompositeCheckpointHandler, a.Composite(metrics=a.JsonSave(1)), ValueError, "reserved",
+        hf.CompositeCheckpointHandler, a.Composite(AUTO=a.JsonSave(1)), ValueError, "reserved",
     ),
     "a leaf": (
         hf.CompositeCheckpointHandler, a.Composite(x=a.StandardSave({"f": object()})),

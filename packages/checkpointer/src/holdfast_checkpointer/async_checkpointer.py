@@ -79,6 +79,12 @@ class AsyncCheckpointer(Checkpointer):
         self._saving: AsyncResponse[None] | None = None
         self._turn = threading.Lock()  # one save begins at a time
 
+    @property
+    def timeout_secs(self) -> float | None:
+        """The deadline that it was made with, in seconds; None if it takes the context's."""
+        given = self._groups.get("asynchronous")
+        return None if given is None else float(given.timeout_secs)
+
     def save(
         self,
         directory: str | PathLike[str],

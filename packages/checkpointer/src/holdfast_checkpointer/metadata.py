@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -100,7 +101,8 @@ async def describe_step(stored: StoredCheckpoint, handler: CheckpointHandler) ->
     metrics = step.metrics
     if not metrics and METRICS in stored.items:
         json = JsonCheckpointHandler()
-        metrics = await json.fetch(stored.item_area(METRICS), JsonRestore(), Context())
+        with contextlib.suppress(FileNotFoundError):  # an item of that name that is no JSON
+            metrics = await json.fetch(stored.item_area(METRICS), JsonRestore(), Context())
     return StepMetadata(
         item_handlers=step.item_handlers,
         item_metadata=await handler.describe_all(stored),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from holdfast import (
         args,
         arrays,
+        checkpoint_manager,
         checkpoint_utils,
         errors,
         handlers,
@@ -77,6 +78,9 @@ if TYPE_CHECKING:
     from holdfast_checkpointer.options import Context
     from holdfast_checkpointer.ready_made import PyTreeCheckpointer, StandardCheckpointer
     from holdfast_checkpointer.safetensors.export import export_safetensors
+    from holdfast_manager.checkpoint_manager.interface import AbstractCheckpointManager
+    from holdfast_manager.checkpoint_manager.manager import CheckpointManager
+    from holdfast_manager.checkpoint_manager.options import CheckpointManagerOptions
 
 PLACEHOLDER: types.EllipsisType = ...
 """In a target of `load`: skip this leaf. It must have been saved, and comes back as it is."""
@@ -84,12 +88,15 @@ PLACEHOLDER: types.EllipsisType = ...
 # Where each public name comes from. Kept beside the imports above: type checkers read
 # those, the interpreter reads these, and a test compares the two.
 _SOURCES = {
+    "AbstractCheckpointManager": "holdfast_manager.checkpoint_manager.interface",
     "ArrayCheckpointHandler": "holdfast_checkpointer.handlers.array",
     "AsyncCheckpointHandler": "holdfast_checkpointer.handlers.base",
     "AsyncCheckpointer": "holdfast_checkpointer.async_checkpointer",
     "AsyncResponse": "holdfast_checkpointer.engine.response",
     "CheckpointHandler": "holdfast_checkpointer.handlers.base",
     "CheckpointHandlerRegistry": "holdfast_checkpointer.handlers.registry",
+    "CheckpointManager": "holdfast_manager.checkpoint_manager.manager",
+    "CheckpointManagerOptions": "holdfast_manager.checkpoint_manager.options",
     "CheckpointMetadata": "holdfast_checkpointer.metadata",
     "CheckpointableHandler": "holdfast_checkpointer.handlers.v1.protocols",
     "Checkpointer": "holdfast_checkpointer.checkpointer",
@@ -131,8 +138,6 @@ _SOURCES = {
 # Orbax's names of what is here under another: told, not carried over.
 _RENAMED = {
     "ArrayRestoreArgs": "args.ArrayRestoreArgs",
-    "CheckpointManager": "training.Checkpointer",
-    "CheckpointManagerOptions": "training.Checkpointer",
     "RestoreArgs": "args.RestoreArgs",
     "SaveArgs": "args.SaveArgs",
     "is_orbax_checkpoint": "is_checkpoint",
@@ -146,6 +151,7 @@ _SUBMODULES = frozenset(
     {
         "args",
         "arrays",
+        "checkpoint_manager",
         "checkpoint_utils",
         "errors",
         "handlers",
@@ -159,12 +165,15 @@ _SUBMODULES = frozenset(
 
 __all__ = [
     "PLACEHOLDER",
+    "AbstractCheckpointManager",
     "ArrayCheckpointHandler",
     "AsyncCheckpointHandler",
     "AsyncCheckpointer",
     "AsyncResponse",
     "CheckpointHandler",
     "CheckpointHandlerRegistry",
+    "CheckpointManager",
+    "CheckpointManagerOptions",
     "CheckpointMetadata",
     "CheckpointableHandler",
     "Checkpointer",
@@ -186,6 +195,7 @@ __all__ = [
     "VerifyReport",
     "args",
     "arrays",
+    "checkpoint_manager",
     "checkpoint_utils",
     "checkpointables_metadata",
     "copy",

@@ -5,8 +5,10 @@ from __future__ import annotations
 from holdfast_metadata import HoldfastError
 
 
-class StepAlreadyExistsError(HoldfastError, FileExistsError):
+class StepAlreadyExistsError(HoldfastError, FileExistsError, ValueError):
     """The step is committed already; it was not touched.
+
+    Orbax's v1 catches it as a `FileExistsError`, its v0 as a `ValueError`.
 
     Attributes:
         step: The step.
@@ -14,7 +16,8 @@ class StepAlreadyExistsError(HoldfastError, FileExistsError):
 
     def __init__(self, step: int, directory: str) -> None:
         super().__init__(
-            f"step {step} is committed in {directory} already; pass overwrite=True to replace it"
+            f"step {step} is committed in {directory} already; delete it first, or replace it with "
+            "training.Checkpointer and overwrite=True"
         )
         self.step = step
 

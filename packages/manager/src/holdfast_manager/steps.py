@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import enum
 import reprlib
@@ -111,6 +112,11 @@ class CheckpointMetadata:
         if self._metrics is UNREAD:
             self._metrics = self._reader.metrics(self)
         return self._metrics
+
+    def take_metrics(self, metrics: Mapping[str, Any] | None) -> None:
+        """Takes in the metrics that it was saved with: nobody has to read them."""
+        if metrics is not None:
+            self._metrics = copy.deepcopy(metrics)
 
     @property
     def size_bytes(self) -> int | None:

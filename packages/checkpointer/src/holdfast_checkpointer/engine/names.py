@@ -16,20 +16,28 @@ _ACCEPTED = (
 )
 
 
-def check_item_name(name: object) -> str:
+def check_item_name(name: object, *, metrics: bool = False) -> str:
     """Returns `name` if an item can be called that.
+
+    Args:
+        name: What is asked for.
+        metrics: Whether it may be that of metrics, as in Orbax's v0.
 
     Raises:
         InvalidKeyError: A `ValueError` that says which names can be used.
     """
-    found = check_stored_name(name)
+    found = check_stored_name(name, metrics=metrics)
     if found[0] in "._" or ORBAX_TEMPORARY in found:
         raise errors.InvalidKeyError(f"{name!r} cannot name an item; {_ACCEPTED}")
     return found
 
 
-def check_stored_name(name: object) -> str:
+def check_stored_name(name: object, *, metrics: bool = False) -> str:
     """Returns `name` if an item that Orbax saved can be called that; it takes more names.
+
+    Args:
+        name: What is asked for.
+        metrics: Whether it may be that of metrics, as in Orbax's v0.
 
     Raises:
         InvalidKeyError: A `ValueError` that says which names can be used.
@@ -38,7 +46,7 @@ def check_stored_name(name: object) -> str:
         raise errors.InvalidKeyError(f"an item's name is text, got {name!r}; {_ACCEPTED}")
     if not name or name in (".", "..") or "/" in name or "\\" in name or "\0" in name:
         raise errors.InvalidKeyError(f"{name!r} cannot name an item; {_ACCEPTED}")
-    if name in _RESERVED:
+    if name in _RESERVED and not (metrics and name == METRICS):
         raise errors.InvalidKeyError(
             f"{name!r} is reserved (as are {', '.join(sorted(_RESERVED - {name}))}); choose another"
         )

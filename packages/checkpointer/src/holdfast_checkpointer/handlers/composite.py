@@ -120,6 +120,10 @@ class CompositeCheckpointHandler(CheckpointHandler):
             save=save,
         )
 
+    def handler_of(self, name: str) -> CheckpointHandler | None:
+        """The handler of an item, if that is fixed already."""
+        return self._items.fixed().get(name)
+
     def stage(self, args: Any, context: Context) -> StagedItem:
         """See `stage_all`; for a composite inside another."""
         return StagedParts(

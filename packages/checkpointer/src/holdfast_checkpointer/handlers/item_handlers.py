@@ -37,7 +37,7 @@ class ItemHandlers:
         handlers: Mapping[str, Any],
     ) -> None:
         self._lock = threading.Lock()
-        self._names = {check_item_name(name) for name in (*names, *handlers)}
+        self._names = {check_item_name(name, metrics=True) for name in (*names, *handlers)}
         self._registry = DefaultCheckpointHandlerRegistry(registry)
         self._driven: dict[int, tuple[Any, CheckpointHandler]] = {}
         self._fixed: dict[str, CheckpointHandler] = {}
@@ -49,7 +49,7 @@ class ItemHandlers:
                     raise TypeError(f"item {name!r}: {error}") from error
         for (item, _), handler in self._registry.get_all_entries().items():
             if item is not None:
-                self._fixed.setdefault(check_item_name(item), self._drive(handler))
+                self._fixed.setdefault(check_item_name(item, metrics=True), self._drive(handler))
 
     def choose(self, name: str, args: Any, *, save: bool) -> CheckpointHandler:
         """The handler of an item for these arguments.
@@ -62,7 +62,7 @@ class ItemHandlers:
                 the item is none of those named at construction.
             TypeError: They are no arguments.
         """
-        check_item_name(name)
+        check_item_name(name, metrics=True)
         if self._names and name not in self._names:
             raise ValueError(
                 f"item {name!r} is not one of this handler's: {', '.join(sorted(self._names))}"

@@ -14,7 +14,8 @@ class SaveResult:
 
     Attributes:
         step: The step.
-        saved: Whether it was committed.
+        saved: Whether it was committed; of a save that runs in the background, whether it has
+            begun.
         reason: Why not, in words; empty if it was.
     """
 

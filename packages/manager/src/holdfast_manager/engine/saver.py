@@ -84,7 +84,7 @@ class Saver:
         with self._lock:
             self._check_open()
             self._raise_earlier_failure()
-            if self._saving(step):
+            if self.is_saving(step):
                 self.wait_for_save()  # its outcome decides about this one
                 self._raise_earlier_failure()
             if not overwrite and self._known.is_committed(step):
@@ -99,7 +99,7 @@ class Saver:
             response = attended(
                 contents,
                 lambda: SaveResponse(
-                    self._write(step, name, contents, overwrite=overwrite),
+                    self._write(step, name, contents, metrics, overwrite=overwrite),
                     what=f"the save of step {step} in {self._run.label}",
                     deadline=self._context.asynchronous.timeout_secs,
                     afterwards=self._context.asynchronous.post_finalization_callback,
@@ -125,6 +125,7 @@ class Saver:
             is_saving_in_progress=saving,
             reached_preemption=preempted,
             multiprocessing_options=self._context.multiprocessing,
+            saving_step=running.step if saving and running is not None else None,
         )
         candidate = Candidate(step, metrics=metrics)
         if not self._policy.should_save(candidate, checkpoints, context=context):
@@ -176,10 +177,12 @@ class Saver:
             return True
         return False
 
-    def is_saving(self) -> bool:
-        """Whether a background save has not committed or failed yet."""
+    def is_saving(self, step: int | None = None) -> bool:
+        """Whether a background save, or that of one step, has not committed or failed yet."""
         current = self._current
-        return current is not None and not current.response.done()
+        if current is None or step not in (None, current.step):
+            return False
+        return not current.response.done()
 
     def wait(self) -> None:
         """Waits for the background save and the removal of old steps; raises failures once."""
@@ -195,10 +198,14 @@ class Saver:
         finally:
             self._retention.close()
 
-    def wait_for_save(self) -> None:
-        """Waits for the background save without asking for its outcome."""
+    def check(self) -> None:
+        """Raises what has failed in the background, unless somebody was told; does not wait."""
+        self._raise_earlier_failure()
+
+    def wait_for_save(self, step: int | None = None) -> None:
+        """Waits for the background save, or that of one step, without asking for its outcome."""
         current = self._current
-        if current is not None:
+        if current is not None and step in (None, current.step):
             current.response.wait()
 
     def _wait_for_what_runs(self) -> None:
@@ -206,10 +213,6 @@ class Saver:
         deletion = self._deletion
         if deletion is not None:
             deletion.wait()
-
-    def _saving(self, step: int) -> bool:
-        current = self._current
-        return current is not None and current.step == step and not current.response.done()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -223,7 +226,13 @@ class Saver:
                 response.result()
 
     async def _write(
-        self, step: int, name: str, contents: Contents, *, overwrite: bool
+        self,
+        step: int,
+        name: str,
+        contents: Contents,
+        metrics: Mapping[str, Any] | None,
+        *,
+        overwrite: bool,
     ) -> SaveResult:
         if overwrite:
             await self._retention.require_unpinned(step)
@@ -237,6 +246,7 @@ class Saver:
             atomicity=self._context.atomicity.mode,
         )
         entry = self._run.describe(step, record.committed_ns, name)
+        entry.take_metrics(metrics)
         self._known.add(entry)
         await self._run.note_commit(entry)
         self._retention.start()

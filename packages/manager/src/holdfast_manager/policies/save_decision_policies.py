@@ -30,11 +30,13 @@ class DecisionContext:
         reached_preemption: Whether JAX's preemption service says that this is the step at
             which all processes save before the job is stopped.
         multiprocessing_options: Those of the checkpointer.
+        saving_step: The step of the save that runs, or None.
     """
 
     is_saving_in_progress: bool = False
     reached_preemption: bool = False
     multiprocessing_options: MultiprocessingOptions | None = None
+    saving_step: int | None = None
 
 
 @runtime_checkable
