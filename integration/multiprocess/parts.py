@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from holdfast_checkpointer.multihost import jax_service
 from holdfast_checkpointer.multihost.coordinator import Coordinator
@@ -43,3 +47,97 @@ def coordinate(culprit: int | None) -> Any:
     time.sleep(0.5 if me == 0 else 0.0)
     left = get_loop().run(jax_service.JaxService().list("holdfast")) if me == 0 else {}
     return {**found, "left": sorted(left)}
+
+
+def mesh_of(shape: Sequence[int]) -> jax.sharding.Mesh:
+    """All devices of the job, as the axes `x`, `y` and so on."""
+    count = math.prod(shape)
+    grid = np.array(jax.devices()[:count], dtype=object).reshape(shape)
+    return jax.sharding.Mesh(grid, tuple("xyz"[: len(shape)]))
+
+
+def global_array(value: np.ndarray[Any, Any], mesh: jax.sharding.Mesh, *spec: Any) -> jax.Array:
+    """An array over the devices of all processes; each makes its own shards."""
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
+SPECS: dict[str, tuple[tuple[int, ...], str, tuple[Any, ...]]] = {
+    "rows": ((16, 6), "float32", ("x",)),
+    "columns": ((6, 16), "int32", (None, "x")),
+    "both": ((8, 16), "bfloat16", ("x", "y")),
+    "joined": ((16, 4), "float32", (("x", "y"),)),
+    "inner": ((4, 16, 3), "float32", (None, "y", None)),
+    "replicated": ((40, 5), "float32", ()),
+    "empty": ((0, 4), "float32", ()),
+    "scalar": ((), "int32", ()),
+}
+
+
+def values(name: str) -> np.ndarray[Any, Any]:
+    """What the array of a name holds."""
+    shape, dtype, _ = SPECS[name]
+    seed = sorted(SPECS).index(name)
+    found = np.arange(math.prod(shape)).reshape(shape) + 1000 * seed
+    return np.asarray(found % 250, jnp.dtype(dtype))
+
+
+def state(mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """A tree with every way to be sharded, and with leaves that each process has whole."""
+    usable = set(mesh.axis_names)
+
+    def fits(part: Any) -> Any:
+        names = part if isinstance(part, tuple) else (part,)
+        return part if set(names) - {None} <= usable else None
+
+    arrays = {
+        name: global_array(values(name), mesh, *map(fits, spec))
+        for name, (_, _, spec) in SPECS.items()
+    }
+    return {
+        "arrays": arrays,
+        "key": jax.random.key(7),
+        "host": np.arange(10),
+        "numbers": {"step": 7, "rate": 0.5, "name": "adam"},
+    }
+
+
+def check(found: Any) -> None:
+    """Compares what was loaded, as far as this process has it."""
+    for name in SPECS:
+        array, expected = found["arrays"][name], values(name)
+        assert array.shape == expected.shape, name
+        assert array.dtype == expected.dtype, name
+        if not isinstance(array, jax.Array):
+            np.testing.assert_array_equal(np.asarray(array), expected, err_msg=name)
+            continue
+        for shard in array.addressable_shards:
+            np.testing.assert_array_equal(
+                np.asarray(shard.data), expected[shard.index], err_msg=name
+            )
+    np.testing.assert_array_equal(np.asarray(found["host"]), np.arange(10))
+    assert found["numbers"] == {"step": 7, "rate": 0.5, "name": "adam"}
+    expected_key = jax.random.key_data(jax.random.key(7))
+    np.testing.assert_array_equal(jax.random.key_data(found["key"]), expected_key)
+
+
+def save(place: str, shape: Sequence[int], chunk_bytes: int | None = None) -> Any:
+    """Saves together."""
+    import holdfast as hf
+
+    context = None
+    if chunk_bytes is not None:
+        saving = hf.options.ArraySaveOptions(chunk_bytes=chunk_bytes)
+        context = hf.Context(array=hf.options.ArrayOptions(saving=saving))
+    hf.save(place, state(mesh_of(shape)), context=context)
+    return "saved"
+
+
+def load(place: str, shape: Sequence[int]) -> Any:
+    """Loads together, onto a mesh of this job."""
+    import holdfast as hf
+
+    target = state(mesh_of(shape))
+    found = hf.load(place, target)
+    check(found)
+    return "loaded"

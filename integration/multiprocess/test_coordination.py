@@ -2,21 +2,6 @@
 
 import pytest
 
-from integration.multiprocess import job
-
-
-@pytest.fixture
-def run():
-    started = []
-
-    def begin(*arguments, **how):
-        started.append(job.start(*arguments, **how))
-        return started[-1].results()
-
-    yield begin
-    for each in started:
-        each.end()
-
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_agree_and_leave_no_key(run, count):

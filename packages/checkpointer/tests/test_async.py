@@ -140,7 +140,7 @@ def test_cancel_while_writing_removes_the_staging(tmp_path, monkeypatch):
         writing.set()
         await asyncio.sleep(600)
 
-    monkeypatch.setattr(pytree._StagedPyTree, "write", forever)
+    monkeypatch.setattr(pytree.StagedPyTree, "write", forever)
     response = hc.save_async(tmp_path / "c", {"a": 1})
     assert writing.wait(30)
     assert len(list(tmp_path.iterdir())) == 1
@@ -182,7 +182,7 @@ def test_a_deadline_names_what_took_too_long(tmp_path, monkeypatch):
     async def forever(self, area):
         await asyncio.sleep(600)
 
-    monkeypatch.setattr(pytree._StagedPyTree, "write", forever)
+    monkeypatch.setattr(pytree.StagedPyTree, "write", forever)
     quick = hc.Context(asynchronous=hc.options.AsyncOptions(timeout_secs=0.2))
     with pytest.raises(TimeoutError, match=r"the save to .*c took longer than 0.2 s"):
         hc.save(tmp_path / "c", {"a": 1}, context=quick)

@@ -199,7 +199,7 @@ def test_a_save_that_was_killed_is_never_committed(tmp_path):
     script = f"""
 import os, numpy as np, holdfast_checkpointer as hc
 from holdfast_checkpointer.handlers import pytree
-pytree._StagedPyTree.finish = lambda *a: os.kill(os.getpid(), 9)
+pytree.StagedPyTree.finish = lambda *a: os.kill(os.getpid(), 9)
 hc.save({str(tmp_path / "c")!r}, {{"a": np.ones(3)}})
 """
     done = subprocess.run([sys.executable, "-c", script], check=False)

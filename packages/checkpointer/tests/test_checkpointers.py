@@ -21,13 +21,13 @@ a = hf.args
 def gate(monkeypatch):
     """Holds the writing of trees back until it is opened."""
     opened = threading.Event()
-    write = pytree._StagedPyTree.write
+    write = pytree.StagedPyTree.write
 
     async def held(self, area):
         await asyncio.to_thread(opened.wait, 60)
         return await write(self, area)
 
-    monkeypatch.setattr(pytree._StagedPyTree, "write", held)
+    monkeypatch.setattr(pytree.StagedPyTree, "write", held)
     yield opened
     opened.set()
 
@@ -35,7 +35,7 @@ def gate(monkeypatch):
 @pytest.fixture
 def broken(monkeypatch):
     """Makes the next writing of a tree fail."""
-    write = pytree._StagedPyTree.write
+    write = pytree.StagedPyTree.write
     failures = [ConnectionError("the cable is out")]
 
     async def fail(self, area):
@@ -43,7 +43,7 @@ def broken(monkeypatch):
             raise failures.pop() from OSError("somebody tripped")
         return await write(self, area)
 
-    monkeypatch.setattr(pytree._StagedPyTree, "write", fail)
+    monkeypatch.setattr(pytree.StagedPyTree, "write", fail)
 
 
 # --- what they are called with ---------------------------------------------------------------

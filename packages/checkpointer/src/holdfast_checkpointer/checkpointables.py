@@ -14,7 +14,7 @@ from holdfast_checkpointer.engine.names import check_final, check_item_name, che
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.saving import (
     Contents,
-    refuse_several_processes,
+    staged,
     start_save,
     write_checkpoint,
 )
@@ -85,16 +85,18 @@ def save_checkpointables_async(
 ) -> AsyncResponse[None]:
     """Takes a snapshot of every item and saves in the background; see `save_async`."""
     chosen = options.current(context)
-    refuse_several_processes(chosen)
     refuse_tensors(chosen.checkpoint_layout, "save_checkpointables")
     backend, final = chosen.locate(path)
     check_final(final)
-    contents = stage_checkpointables(checkpointables, custom_metadata, chosen)
+    contents = staged(
+        lambda: stage_checkpointables(checkpointables, custom_metadata, chosen),
+        backend,
+        final,
+        chosen,
+    )
 
     async def write() -> None:
-        await write_checkpoint(
-            backend, final, contents, replace=overwrite, atomicity=chosen.atomicity.mode
-        )
+        await write_checkpoint(backend, final, contents, replace=overwrite, context=chosen)
 
     return start_save(
         contents,

@@ -16,7 +16,7 @@ from holdfast_checkpointer.engine.names import check_final
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.saving import (
     Contents,
-    refuse_several_processes,
+    staged,
     start_save,
     write_checkpoint,
 )
@@ -125,18 +125,19 @@ class Checkpointer:
         """Validates and takes the snapshot, then writes in the background."""
         self._check_open()
         chosen = self._options()
-        refuse_several_processes(chosen)
         backend, final = chosen.locate(directory)
         check_final(final)
-        if custom_metadata is not None:
-            check_custom_metadata(custom_metadata)
-        args = self._driven.arguments(positional, keyword, save=True)
-        contents = Contents(self._driven.stage_all(args, chosen), custom_metadata)
+
+        def contents_of() -> Contents:
+            if custom_metadata is not None:
+                check_custom_metadata(custom_metadata)
+            args = self._driven.arguments(positional, keyword, save=True)
+            return Contents(self._driven.stage_all(args, chosen), custom_metadata)
+
+        contents = staged(contents_of, backend, final, chosen)
 
         async def write() -> None:
-            await write_checkpoint(
-                backend, final, contents, replace=force, atomicity=chosen.atomicity.mode
-            )
+            await write_checkpoint(backend, final, contents, replace=force, context=chosen)
 
         return start_save(
             contents,

@@ -21,7 +21,7 @@ from holdfast_checkpointer.engine.names import (
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.saving import (
     Contents,
-    refuse_several_processes,
+    staged,
     start_save,
     write_checkpoint,
 )
@@ -112,16 +112,18 @@ def save_async(
     held until they are written. No storage request is made before this returns.
     """
     chosen = options.current(context)
-    refuse_several_processes(chosen)
     refuse_tensors(chosen.checkpoint_layout, "save")
     backend, final = chosen.locate(path)
     check_final(final)
-    contents = stage_state(state, checkpointable_name, custom_metadata, chosen, marker=True)
+    contents = staged(
+        lambda: stage_state(state, checkpointable_name, custom_metadata, chosen, marker=True),
+        backend,
+        final,
+        chosen,
+    )
 
     async def write() -> None:
-        await write_checkpoint(
-            backend, final, contents, replace=overwrite, atomicity=chosen.atomicity.mode
-        )
+        await write_checkpoint(backend, final, contents, replace=overwrite, context=chosen)
 
     return start_save(
         contents,

@@ -128,7 +128,7 @@ def _save(path: Path, contents: Contents, context: options.Context) -> AsyncResp
     check_final(final)
     return start_save(
         contents,
-        engine.save_part(backend, final, contents, context.atomicity.mode),
+        engine.save_part(backend, final, contents, context),
         what=f"the save of a part of {path}",
         deadline=context.asynchronous.timeout_secs,
     )

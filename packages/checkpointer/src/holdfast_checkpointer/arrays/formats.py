@@ -166,6 +166,11 @@ def _numpy(dtype: str) -> Any:
 
 
 @functools.cache
+def storage_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype that an array has on disk: its own, or its bits where zarr3 does not know it."""
+    return dtype if storable(dtype_name(dtype)) else np.dtype(f"uint{8 * dtype.itemsize}")
+
+
 def storable(dtype: str) -> bool:
     """Whether zarr3 as TensorStore writes it knows a dtype."""
     try:

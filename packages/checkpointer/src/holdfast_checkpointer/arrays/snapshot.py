@@ -12,6 +12,8 @@ import numpy as np
 
 from holdfast_checkpointer.arrays import plan
 from holdfast_checkpointer.arrays.casting import convert
+from holdfast_checkpointer.arrays.formats import storage_dtype
+from holdfast_checkpointer.arrays.sharing import ArrayPart, Share
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class StagedArray:
         dtype: Its dtype on storage.
         shards: Pieces of equal shape that cover it once; `converted` gives them that dtype.
         rule: How it is stored.
+        part: What this process writes of it, in a job of several; None for all of it. The
+            shards then cover at least that.
     """
 
     name: str
@@ -62,11 +66,19 @@ class StagedArray:
     dtype: np.dtype[Any]
     shards: tuple[Shard, ...]
     rule: StorageRule = AS_IT_IS
+    part: ArrayPart | None = None
 
     @property
     def write_shape(self) -> plan.Shape:
         """The shape of what one device holds."""
+        if self.part is not None:
+            return self.part.write_shape
         return plan.extent(self.shards[0].region)
+
+    @property
+    def is_written(self) -> bool:
+        """Whether this process writes anything of it."""
+        return self.part is None or self.part.is_written
 
     @property
     def nbytes(self) -> int:
@@ -76,7 +88,7 @@ class StagedArray:
     @property
     def is_converted(self) -> bool:
         """Whether the shards have the dtype already."""
-        return self.rule.dtype is None or self.shards[0].data.dtype == self.dtype
+        return self.rule.dtype is None or all(s.data.dtype == self.dtype for s in self.shards)
 
     def converted(self) -> StagedArray:
         """The array with its shards in its dtype: work for the CPU, in the background."""
@@ -90,6 +102,7 @@ def snapshot_all(
     *,
     transfer_bytes: int | None = None,
     copy_host: bool = True,
+    share: Share | None = None,
 ) -> list[StagedArray]:
     """Takes a snapshot of many arrays: `jax.Array` or `np.ndarray`.
 
@@ -103,22 +116,65 @@ def snapshot_all(
         transfer_bytes: About how many bytes may be on the way from devices at once; None for
             all of them.
         copy_host: Whether to copy NumPy arrays; else the caller leaves them alone.
+        share: How they are divided among the processes of a job; None if there is one.
+
+    Raises:
+        ValueError: A shard is only on processes that take no part.
     """
-    taken = []
+    taken: list[StagedArray] = []
     for batch in transfers(named, transfer_bytes):
         for _, value in batch:
             if isinstance(value, jax.Array) and not _on_cpu(value):
                 for shard in value.addressable_shards:
                     shard.data.copy_to_host_async()
-        taken += [_snapshot(name, value, copy_host=copy_host) for name, value in batch]
-    if rules is None:
-        return taken
-    return [
-        array
-        if rule is AS_IT_IS
-        else dataclasses.replace(array, dtype=rule.dtype or array.dtype, rule=rule)
-        for array, rule in zip(taken, rules, strict=True)
-    ]
+        for name, value in batch:
+            rule = AS_IT_IS if rules is None else rules[len(taken)]
+            if share is None:
+                array = _ruled(_snapshot(name, value, copy_host=copy_host), rule)
+            else:
+                array = _shared(name, value, rule, share, len(taken), copy_host=copy_host)
+            taken.append(array)
+    return taken
+
+
+def _ruled(array: StagedArray, rule: StorageRule) -> StagedArray:
+    if rule is AS_IT_IS:
+        return array
+    return dataclasses.replace(array, dtype=rule.dtype or array.dtype, rule=rule)
+
+
+def _shared(
+    name: str, value: Any, rule: StorageRule, share: Share, position: int, *, copy_host: bool
+) -> StagedArray:
+    """What this process has of an array, with what it writes of it."""
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        dtype = np.dtype(value.dtype)
+        array = _ruled(StagedArray(name, value.shape, dtype, ()), rule)
+        whole_shape = None
+    else:
+        array = _ruled(_snapshot(name, value, copy_host=copy_host), rule)
+        whole_shape = array.write_shape
+    itemsize = storage_dtype(array.dtype).itemsize
+    part = share.part(value, position, whole_shape, itemsize, rule.chunk_bytes, rule.shard_axes)
+    if whole_shape is None:
+        array = dataclasses.replace(array, shards=_shards_of(value, part))
+    return dataclasses.replace(array, part=part)
+
+
+def _shards_of(value: jax.Array, part: ArrayPart) -> tuple[Shard, ...]:
+    """The shards on this process that have a chunk which it writes."""
+    shape = tuple(value.shape)
+    found: dict[tuple[tuple[int, int], ...], Shard] = {}
+    for shard in value.addressable_shards:
+        region = plan.normalized(shard.index, shape)
+        key = tuple((bounds.start, bounds.stop) for bounds in region)
+        if key in found:
+            continue
+        indices = (index for index, _ in plan.chunks_of(shape, part.chunk_shape, region))
+        if any(index in part.owned for index in indices):
+            data = np.asarray(shard.data)
+            found[key] = Shard(region, np.ascontiguousarray(data).reshape(data.shape))
+    return tuple(found[key] for key in sorted(found))
 
 
 def transfers(

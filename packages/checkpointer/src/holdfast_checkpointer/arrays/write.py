@@ -11,6 +11,7 @@ import numpy as np
 import tensorstore as ts
 
 from holdfast_checkpointer.arrays import failures, formats, plan
+from holdfast_checkpointer.arrays.formats import storage_dtype
 from holdfast_checkpointer.arrays.options import ArraySaveOptions
 from holdfast_checkpointer.arrays.snapshot import StagedArray
 from holdfast_metadata import digest_bytes, dtype_name
@@ -50,11 +51,6 @@ class _Chunk:
     data: np.ndarray[Any, Any]
 
 
-def storage_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The dtype that an array has on disk: its own, or its bits where zarr3 does not know it."""
-    return dtype if formats.storable(dtype_name(dtype)) else np.dtype(f"uint{8 * dtype.itemsize}")
-
-
 async def write_arrays(
     target: KvTarget, arrays: Sequence[StagedArray], options: ArraySaveOptions, *, label: str = ""
 ) -> list[ArrayRecord]:
@@ -73,17 +69,23 @@ async def write_arrays(
         StorageFullError: The disk is full.
         StorageError: Anything else that storage says.
     """
-    if not arrays:
-        return []
-    records: list[ArrayRecord] = []
+    records = {
+        array.name: _record(array, storage_dtype(array.dtype), array.part.chunk_shape, {})
+        for array in arrays
+        if array.part is not None and not array.is_written
+    }
+    written = [array for array in arrays if array.is_written]
+    if not written:
+        return list(records.values())
     with failures.writing(label, target):
         context = formats.context_for(target)
         database = formats.database_spec(
             target, write=True, file_bytes=options.ocdbt_target_data_file_size
         )
-        for batch in _batches(arrays, options.bytes_in_flight):
-            records += await _write_batch(database, batch, options, context)
-    return records
+        for batch in _batches(written, options.bytes_in_flight):
+            for record in await _write_batch(database, batch, options, context):
+                records[record.name] = record
+    return [records[array.name] for array in arrays]
 
 
 def _batches(arrays: Sequence[StagedArray], limit: int | None) -> Iterator[list[StagedArray]]:
@@ -110,14 +112,10 @@ async def _write_batch(
     pending: list[Any] = []
     records = []
     for array in arrays:
+        stored = storage_dtype(array.dtype)
+        shape = _chunk_shape(array, stored, options)
         if not array.is_converted:
             array = await asyncio.to_thread(array.converted)
-        stored = storage_dtype(array.dtype)
-        rule = array.rule
-        limit = rule.chunk_bytes or options.chunk_bytes
-        shape = plan.chunk_shape(
-            array.shape, array.write_shape, stored.itemsize, limit, rule.shard_axes
-        )
         chunks = list(_cut(array, shape))
         digests = await _digest(chunks)
         if array.nbytes <= options.small_leaf_bytes and options.compression is None:
@@ -128,19 +126,33 @@ async def _write_batch(
             pending += await _write_large(
                 database, array, metadata, chunks, context, transaction, stored
             )
-        records.append(
-            ArrayRecord(
-                name=array.name,
-                shape=array.shape,
-                dtype=dtype_name(array.dtype),
-                storage_dtype=dtype_name(stored),
-                chunk_shape=shape,
-                write_shape=array.write_shape,
-                digests=digests,
-            )
-        )
+        records.append(_record(array, stored, shape, digests))
     await _commit(pending, transaction)
     return records
+
+
+def _chunk_shape(
+    array: StagedArray, stored: np.dtype[Any], options: ArraySaveOptions
+) -> plan.Shape:
+    if array.part is not None:
+        return array.part.chunk_shape
+    rule = array.rule
+    limit = rule.chunk_bytes or options.chunk_bytes
+    return plan.chunk_shape(array.shape, array.write_shape, stored.itemsize, limit, rule.shard_axes)
+
+
+def _record(
+    array: StagedArray, stored: np.dtype[Any], chunk_shape: plan.Shape, digests: Mapping[str, str]
+) -> ArrayRecord:
+    return ArrayRecord(
+        name=array.name,
+        shape=array.shape,
+        dtype=dtype_name(array.dtype),
+        storage_dtype=dtype_name(stored),
+        chunk_shape=chunk_shape,
+        write_shape=array.write_shape,
+        digests=digests,
+    )
 
 
 async def _commit(pending: Sequence[Any], transaction: ts.Transaction) -> None:
@@ -177,6 +189,8 @@ def _cut(array: StagedArray, shape: plan.Shape) -> Iterator[_Chunk]:
         return
     for shard in array.shards:
         for index, region in plan.chunks_of(array.shape, shape, shard.region):
+            if array.part is not None and index not in array.part.owned:
+                continue
             part = shard.data[plan.within(region, shard.region)]
             yield _Chunk(index, region, np.ascontiguousarray(part).reshape(part.shape))
 

@@ -13,7 +13,7 @@ from holdfast_checkpointer.engine.saving import Contents, write_checkpoint, writ
 from holdfast_checkpointer.errors import PartialSaveReplacementError
 from holdfast_checkpointer.items.merged import ItemPart, merge_items
 from holdfast_checkpointer.items.stored import open_item
-from holdfast_checkpointer.options import AtomicityMode
+from holdfast_checkpointer.options import Context
 from holdfast_checkpointer.trees.joining import join
 from holdfast_metadata import TREE_FILE, Node
 from holdfast_metadata.partial import PARTIAL_FILE
@@ -77,7 +77,7 @@ class _Together:
 
 
 async def save_part(
-    backend: StorageBackend, final: str, contents: Contents, atomicity: AtomicityMode
+    backend: StorageBackend, final: str, contents: Contents, context: Context
 ) -> None:
     """Saves one part of a checkpoint; see `partial.save`."""
     await _refuse_if_there(backend, final)
@@ -94,9 +94,7 @@ async def save_part(
                 raise PartialSaveReplacementError(problems)
 
     async def save(place: str) -> str:
-        record = await write_checkpoint(
-            backend, place, contents, replace=False, atomicity=atomicity
-        )
+        record = await write_checkpoint(backend, place, contents, replace=False, context=context)
         return str(record.attempt)
 
     await add_part(backend, final, save, admit)

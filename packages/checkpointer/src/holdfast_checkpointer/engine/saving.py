@@ -8,14 +8,14 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import jax
-
 from holdfast_checkpointer.concurrency import run_all
 from holdfast_checkpointer.engine.desk import Desk
 from holdfast_checkpointer.engine.names import ORBAX_COMMIT, ORBAX_MARKER
 from holdfast_checkpointer.engine.response import AsyncResponse
+from holdfast_checkpointer.engine.together import JointSave, operation_for, staged_together
 from holdfast_checkpointer.errors import UnsupportedOptionError
 from holdfast_checkpointer.handlers.base import Item
+from holdfast_checkpointer.multihost.membership import Membership
 from holdfast_checkpointer.options import AtomicityMode, Context
 from holdfast_metadata import CommitRecord
 from holdfast_metadata.orbax import STEP_METADATA_FILE, StepMetadata
@@ -52,20 +52,43 @@ class Contents:
         return "" in self.items
 
 
-def refuse_several_processes(context: Context | None = None) -> None:
-    """Stops before anything is written where this version cannot keep its promises.
+def refuse_several_processes(context: Context) -> None:
+    """Stops before anything is written what only one process can do in this version.
 
     Raises:
         NotImplementedError: The job runs on more than one JAX process.
         ValueError: The context names processes that the job does not have.
     """
-    if jax.process_count() > 1:
+    job = Membership.of(context.multiprocessing)
+    if not job.alone:
         raise NotImplementedError(
-            f"this version of holdfast saves from one JAX process; this job has "
-            f"{jax.process_count()}. Nothing was written."
+            f"this version of holdfast does this in one JAX process; this job has "
+            f"{len(job.processes)}. Nothing was written. What several can do together: save, "
+            "save_checkpointables and Checkpointer.save"
         )
-    if context is not None:
-        context.multiprocessing.check_against(jax.process_count())
+
+
+def staged(
+    contents: Callable[[], Contents], backend: StorageBackend, final: str, context: Context
+) -> Contents:
+    """Stages a checkpoint; in a job of several processes a failure is told to the others.
+
+    Raises:
+        NotImplementedError: An item has a user's handler, which several processes cannot run.
+    """
+    job = Membership.of(context.multiprocessing)
+
+    def stage() -> Contents:
+        made = contents()
+        if not job.alone and any(item.staged.calls for item in made.items.values()):
+            raise NotImplementedError(
+                "users' handlers run in one JAX process in this version; this job has "
+                f"{len(job.processes)}. Nothing was written"
+            )
+        return made
+
+    deadline_s = context.multiprocessing.deadline_secs
+    return staged_together(job, deadline_s, place_of(backend, final), stage)
 
 
 def start_save(contents: Contents, write: Coroutine[Any, Any, T], **about: Any) -> AsyncResponse[T]:
@@ -93,23 +116,24 @@ async def write_checkpoint(
     contents: Contents,
     *,
     replace: bool,
-    atomicity: AtomicityMode = AtomicityMode.AUTO,
+    context: Context,
 ) -> CommitRecord:
     """Writes and commits one checkpoint, or leaves nothing.
 
+    In a job of several processes all of them call this.
+
     Raises:
+        DisagreementError: The processes do not save the same; on all of them.
+        RemoteProcessError: Another process of the job failed.
         UnsupportedOptionError: The store does not commit as `atomicity` asks.
         CommitConflictError: A checkpoint is there and `replace` is false; or another
             writer got there first.
         DestinationOccupiedError: Something that is no checkpoint is there.
         CommitUnknownError: The outcome could not be read back; nothing was deleted.
     """
-    await _refuse_other_commit(backend, atomicity)
-    await refuse_if_taken(backend, final, replace=replace)
     started = time.time_ns()
 
-    async def write(area: WriteArea) -> None:
-        await _write_items(area, contents)
+    async def documents(area: WriteArea) -> None:
         handlers: Any = {name: item.recorded_as for name, item in contents.items.items()}
         await write_step_documents(
             area,
@@ -120,7 +144,35 @@ async def write_checkpoint(
             started=started,
         )
 
-    return await write_attempt(backend, final, write, replace=replace)
+    async def write(area: WriteArea) -> None:
+        await _write_items(area, contents)
+        await documents(area)
+
+    async def look() -> None:
+        await _refuse_other_commit(backend, context.atomicity.mode)
+        await refuse_if_taken(backend, final, replace=replace)
+
+    job = Membership.of(context.multiprocessing)
+    if job.alone:
+        await look()
+        return await write_attempt(backend, final, write, replace=replace)
+    deadline_s = context.multiprocessing.deadline_secs
+    try:
+        async with operation_for(job, deadline_s, place_of(backend, final)) as operation:
+            save = JointSave(operation, backend, final, contents.items, replace)
+            await save.agree()
+            if not job.is_primary:
+                return await save.follow()
+            operation.enter("the look at the destination")
+            await look()
+            return await save.lead(documents)
+    finally:
+        await _discard(contents)
+
+
+def place_of(backend: StorageBackend, final: str) -> str:
+    """What a checkpoint is called in messages, the same on every process."""
+    return f"{backend.root.rstrip('/')}/{final}"
 
 
 async def _refuse_other_commit(backend: StorageBackend, mode: AtomicityMode) -> None:
@@ -159,8 +211,12 @@ async def _write_items(area: WriteArea, contents: Contents) -> None:
     try:
         await run_all(one(name, item) for name, item in contents.items.items())
     finally:
-        for item in contents.items.values():
-            await item.staged.discard()
+        await _discard(contents)
+
+
+async def _discard(contents: Contents) -> None:
+    for item in contents.items.values():
+        await item.staged.discard()
 
 
 async def write_step_documents(

@@ -58,6 +58,23 @@ class StagedItem(abc.ABC):
         """Whether `write` leaves nothing to finish."""
         return False
 
+    @property
+    def shared(self) -> bool:
+        """Whether every process of a job writes a part of it; else the primary writes it."""
+        return False
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """What must be the same on every process, by leaf; work for the CPU."""
+        return {}
+
+    def encode(self, record: ItemRecord) -> bytes:
+        """What `write` returned on this process, for the primary."""
+        return b""
+
+    def decode(self, data: bytes) -> ItemRecord:
+        """The inverse of `encode`, of what another process wrote of the same item."""
+        return ItemRecord()
+
     @abc.abstractmethod
     async def write(self, area: WriteArea) -> ItemRecord:
         """Writes this process's part of the item."""

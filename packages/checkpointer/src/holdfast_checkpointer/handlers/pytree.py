@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,27 +11,22 @@ import jax
 from holdfast_checkpointer.args import CheckpointArgs, PyTreeRestore, PyTreeSave
 from holdfast_checkpointer.arrays.options import ArraySaveOptions, check_file_size
 from holdfast_checkpointer.arrays.read import ArrayReader, ArrayRequest
-from holdfast_checkpointer.arrays.snapshot import StagedArray, snapshot_all
+from holdfast_checkpointer.arrays.sharing import Share
+from holdfast_checkpointer.arrays.snapshot import snapshot_all
 from holdfast_checkpointer.arrays.survey import StoredShape
-from holdfast_checkpointer.arrays.write import ArrayRecord, write_arrays
 from holdfast_checkpointer.bursts import uncollected
 from holdfast_checkpointer.errors import UnsupportedOptionError
-from holdfast_checkpointer.handlers.base import CheckpointHandler, ItemRecord, StagedItem
+from holdfast_checkpointer.handlers.base import CheckpointHandler, StagedItem
 from holdfast_checkpointer.handlers.settings import handler_settings
-from holdfast_checkpointer.items.describe import (
-    DescribedTree,
-    describe,
-    documents,
-    encode_documents,
-    inline_value,
-    put_documents,
-)
+from holdfast_checkpointer.handlers.staged_tree import StagedPyTree
+from holdfast_checkpointer.items.describe import describe, inline_value
 from holdfast_checkpointer.items.fetch import fetch
 from holdfast_checkpointer.items.metadata import ArrayMetadata, NumpyMetadata, ScalarMetadata
 from holdfast_checkpointer.items.placing import Placing
 from holdfast_checkpointer.items.stored import StoredItem, open_item
 from holdfast_checkpointer.items.storing import StorageRequest
 from holdfast_checkpointer.items.tree_metadata import TreeMetadata, without_description
+from holdfast_checkpointer.multihost.membership import Membership
 from holdfast_checkpointer.options import Context
 from holdfast_checkpointer.trees.match import (
     Rules,
@@ -49,14 +42,12 @@ from holdfast_checkpointer.trees.select import Selection
 from holdfast_metadata import (
     TREE_FILE,
     LeafSpec,
-    MetadataError,
-    Node,
     dtype_from_name,
     parse_json,
     require_json,
 )
 from holdfast_metadata.orbax import ITEM_METADATA_FILE
-from holdfast_storage import DamagedCheckpointError, ReadArea, WriteArea
+from holdfast_storage import DamagedCheckpointError, ReadArea
 
 _PROCESS = "process_0"
 
@@ -126,6 +117,7 @@ class PyTreeCheckpointHandler(CheckpointHandler):
             options = dataclasses.replace(options, ocdbt_target_data_file_size=file_size)
         if args.custom_metadata is not None:
             require_json(args.custom_metadata, what="custom_metadata")
+        share = _share(context, options)
         with uncollected():
             described = describe(args.item, StorageRequest(options, args.save_args))
             arrays = snapshot_all(
@@ -133,9 +125,11 @@ class PyTreeCheckpointHandler(CheckpointHandler):
                 described.array_rules(),
                 transfer_bytes=context.memory.transfer_concurrent_bytes,
                 copy_host=context.memory.deepcopy_host_arrays,
+                share=share,
             )
         handler = f"{type(self).__module__}.{type(self).__qualname__}"
-        return _StagedPyTree(described, arrays, options, handler, args.custom_metadata)
+        me = None if share is None else share.me
+        return StagedPyTree(described, arrays, options, handler, args.custom_metadata, me)
 
     def prepare(self, args: Any) -> Any:
         """Takes the target apart, and captures where the caller's thread puts arrays.
@@ -235,6 +229,11 @@ class PyTreeCheckpointHandler(CheckpointHandler):
         return len(stored), problems
 
 
+def _share(context: Context, options: ArraySaveOptions) -> Share | None:
+    job = Membership.of(context.multiprocessing)
+    return None if job.alone else Share(job.me, job.processes, options.chunk_bytes)
+
+
 def _refuse_transforms(args: Any) -> None:
     for name in ("transforms", "legacy_transform_fn"):
         if getattr(args, name, None) is not None and not _transforms_nothing(args, name):
@@ -297,38 +296,6 @@ def _orbax_metadata(spec: LeafSpec, found: StoredShape) -> Any:
         rank = len(found.shape) - 1
         return ArrayMetadata(found.shape[:rank], dtype, spec.sharding, found.chunk_shape)
     return ArrayMetadata(found.shape, found.dtype, spec.sharding, found.chunk_shape)
-
-
-@dataclass(frozen=True)
-class _StagedPyTree(StagedItem):
-    described: DescribedTree
-    arrays: Sequence[StagedArray]
-    options: ArraySaveOptions
-    handler: str
-    custom_metadata: Any
-
-    @property
-    def tree(self) -> Node:
-        return self.described.root
-
-    async def write(self, area: WriteArea) -> ItemRecord:
-        records = await write_arrays(area.kv_target(), self.arrays, self.options, label=area.label)
-        return ItemRecord(self.described.orbax_reason, records)
-
-    async def finish(self, area: WriteArea, records: Sequence[ItemRecord]) -> None:
-        written: list[ArrayRecord] = [array for record in records for array in record.detail]
-        missing = {array.name for array in self.arrays} - {record.name for record in written}
-        if missing:
-            raise MetadataError(f"no process wrote the arrays {sorted(missing)[:5]}")
-        # Encoding thousands of leaves is work for the CPU: not on the storage loop.
-        files = await asyncio.to_thread(self._encode, written)
-        await put_documents(area, files)
-
-    @uncollected()
-    def _encode(self, written: Sequence[ArrayRecord]) -> dict[str, bytes]:
-        return encode_documents(
-            documents(self.described, written, self.handler, self.custom_metadata)
-        )
 
 
 __all__ = ["PyTreeCheckpointHandler", "StoredItem"]

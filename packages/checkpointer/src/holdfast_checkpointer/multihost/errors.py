@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,14 +21,21 @@ class FailureReport:
         phase: What it was doing.
         error: The class of the error.
         message: The error's message.
-        disagreement: Whether the error is that the processes do not agree.
+        builtins: The builtin classes that the error is one of.
     """
 
     process: int
     phase: str
     error: str
     message: str
-    disagreement: bool = False
+    builtins: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, error: BaseException, process: int, phase: str) -> FailureReport:
+        """What to tell of an error."""
+        names = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
+        said = "\n".join([str(error), *getattr(error, "__notes__", ())])
+        return cls(process, phase, type(error).__name__, said, tuple(names))
 
     def to_bytes(self) -> bytes:
         """Encodes as JSON."""
@@ -35,7 +44,14 @@ class FailureReport:
     @classmethod
     def from_bytes(cls, data: bytes) -> FailureReport:
         """The inverse of `to_bytes`."""
-        return cls(**json.loads(data))
+        said = json.loads(data)
+        return cls(**{**said, "builtins": tuple(said["builtins"])})
+
+    def as_error(self, what: str) -> Exception:
+        """The error to raise in a process that is told."""
+        if self.error in _JOB_ERRORS:
+            return _JOB_ERRORS[self.error](self.message)
+        return _remote_error(self.builtins)(what, self)
 
 
 class CoordinationError(HoldfastError, RuntimeError):
@@ -80,5 +96,35 @@ class ProcessStalledError(HoldfastError, TimeoutError):
         self.phase = phase
 
 
-class DisagreementError(HoldfastError, ValueError):
+class JobError(HoldfastError, ValueError):
+    """Something is wrong with the job as a whole; every process raises it alike."""
+
+
+class DisagreementError(JobError):
     """The processes do not ask for the same thing; nothing was written."""
+
+
+class StorageNotSharedError(JobError):
+    """The processes do not see the same storage under the same path; nothing was saved."""
+
+
+_JOB_ERRORS: dict[str, type[JobError]] = {
+    kind.__name__: kind for kind in (DisagreementError, StorageNotSharedError)
+}
+
+
+@functools.cache
+def _remote_error(names: tuple[str, ...]) -> type[RemoteProcessError]:
+    """`RemoteProcessError` that is caught as the other process's error would be.
+
+    So `except FileExistsError` works in every process, not in one of them only.
+    """
+    for name in names:
+        kind = getattr(builtins, name)
+        if kind in RemoteProcessError.__mro__ or not issubclass(kind, Exception):
+            continue
+        try:
+            return type("RemoteProcessError", (RemoteProcessError, kind), {})
+        except TypeError:  # two classes that cannot be one
+            continue
+    return RemoteProcessError

@@ -18,7 +18,6 @@ from typing import Any, Self, TypeVar
 
 from holdfast_checkpointer.multihost.errors import (
     CoordinationError,
-    DisagreementError,
     FailureReport,
     ProcessStalledError,
     RemoteProcessError,
@@ -91,14 +90,46 @@ class Operation:
         assert self._end is not None
         assert self._ticker is not None
         self._ticker.cancel()
-        if error is not None and not isinstance(error, RemoteProcessError):
-            await self._tell(error)
+        if error is not None:
+            await self.fail(error)
         self._end.cancel()
-        with contextlib.suppress(asyncio.CancelledError, CoordinationError):
-            await self._end
+        await asyncio.wait([self._end])
+        if len(self.processes) == 1:
+            return
         with contextlib.suppress(CoordinationError):
+            if error is not None and not self.is_primary:
+                await self._service.put(f"{self._key}/stopped/{self.me}", b"")
             if await self._service.increment(f"{self._key}/left") == len(self.processes):
                 await self._service.delete(self._key)
+
+    async def fail(self, error: BaseException) -> None:
+        """Tells the others of a failure, unless another one was told first."""
+        if isinstance(error, RemoteProcessError):
+            return
+        report = FailureReport.of(error, self.me, self._phase)
+        try:
+            await self._service.put(f"{self._key}/end", _FAILED + report.to_bytes())
+        except KeyExistsError:
+            return
+        except CoordinationError:
+            _log.warning("could not tell the other processes of %r", error, exc_info=True)
+
+    async def others_stopped(self, patience_s: float) -> list[int]:
+        """Waits on the primary, after a failure, until the others do nothing any more.
+
+        Returns:
+            Those that have not said so after `patience_s` seconds.
+        """
+        began = time.monotonic()
+        pause = _FIRST_PAUSE_S
+        while True:
+            found = await self._service.list(f"{self._key}/stopped")
+            stopped = {int(key.rpartition("/")[2]) for key in found}
+            left = sorted(set(self.processes) - stopped - {self.me})
+            if not left or time.monotonic() - began > patience_s:
+                return left
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, _LONGEST_PAUSE_S)
 
     def enter(self, phase: str) -> None:
         """Says what this process does now: a failure is told together with it."""
@@ -148,7 +179,7 @@ class Operation:
         """Has the primary judge what each process says; all get its verdict.
 
         Raises:
-            DisagreementError: On every process, if `judge` raised it on the primary.
+            JobError: On every process, if `judge` raised it on the primary.
             RemoteProcessError: A process failed.
             ProcessStalledError: Some did not come; they are named.
         """
@@ -246,7 +277,7 @@ class Operation:
         """Does work of this process alone; it is cancelled if another process fails.
 
         Raises:
-            DisagreementError: The primary found that the processes do not agree.
+            JobError: What the primary found to be wrong with all of them.
             RemoteProcessError: A process failed.
         """
         assert self._end is not None
@@ -257,34 +288,17 @@ class Operation:
             if self._end.done():
                 self._raise_if_failed()
             return await task
-        finally:
+        except BaseException:
             task.cancel()
+            await asyncio.wait([task])  # whoever is told that this stopped relies on it
+            raise
 
     def _raise_if_failed(self) -> None:
         assert self._end is not None
         said = self._end.result()
         if said[:1] == _DONE:
             return
-        report = FailureReport.from_bytes(said[1:])
-        if report.disagreement:
-            raise DisagreementError(report.message)
-        raise RemoteProcessError(self._what, report)
-
-    async def _tell(self, error: BaseException) -> None:
-        """Tells the others of a failure, unless another one was told first."""
-        report = FailureReport(
-            self.me,
-            self._phase,
-            type(error).__name__,
-            str(error),
-            disagreement=isinstance(error, DisagreementError),
-        )
-        try:
-            await self._service.put(f"{self._key}/end", _FAILED + report.to_bytes())
-        except KeyExistsError:
-            return
-        except CoordinationError:
-            _log.warning("could not tell the other processes of %r", error, exc_info=True)
+        raise FailureReport.from_bytes(said[1:]).as_error(self._what)
 
     async def _tick(self) -> None:
         """Publishes progress, a few times within the deadline of those that wait."""

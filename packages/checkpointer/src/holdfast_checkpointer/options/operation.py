@@ -63,13 +63,15 @@ class MultiprocessingOptions:
         primary_host: The process that commits; None lets each process commit its own. In a
             job of one process that is process 0 in either case.
         active_processes: The processes that take part; None for all.
-        barrier_sync_key_prefix: Prefix of the names of barriers between processes. A job of
-            one process has no barriers.
+        barrier_sync_key_prefix: Put before the keys under which the processes meet.
+        deadline_secs: How long the others wait for a process that makes no progress; they then
+            fail, and name it.
     """
 
     primary_host: int | None = 0
     active_processes: AbstractSet[int] | None = None
     barrier_sync_key_prefix: str | None = None
+    deadline_secs: float = 300.0
 
     def __post_init__(self) -> None:
         if self.primary_host is not None and not _is_index(self.primary_host):
@@ -91,6 +93,8 @@ class MultiprocessingOptions:
         prefix = self.barrier_sync_key_prefix
         if prefix is not None and not isinstance(prefix, str):
             raise ValueError(f"barrier_sync_key_prefix must be text or None, got {prefix!r}")
+        if not self.deadline_secs > 0:
+            raise ValueError(f"deadline_secs must be positive, got {self.deadline_secs!r}")
 
     def check_against(self, processes: int) -> None:
         """Refuses indices of processes that the job does not have.

@@ -115,8 +115,6 @@ def _numpy_array(value: np.ndarray[Any, Any]) -> Leaf:
 def _jax_array(value: jax.Array) -> Leaf:
     if value.is_deleted():
         raise CannotBeSaved("a jax.Array that was deleted or donated has no values any more")
-    if not value.is_fully_addressable:
-        raise CannotBeSaved("a jax.Array with shards on other processes")
     if jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key):
         data = jax.random.key_data(value)
         spec = LeafSpec(

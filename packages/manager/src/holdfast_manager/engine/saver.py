@@ -243,7 +243,7 @@ class Saver:
             name,
             contents,
             replace=overwrite,
-            atomicity=self._context.atomicity.mode,
+            context=self._context,
         )
         entry = self._run.describe(step, record.committed_ns, name)
         entry.take_metrics(metrics)

@@ -41,7 +41,7 @@ from holdfast_storage.commit.shield import carry_through
 from holdfast_storage.commit.staging import StagingArea
 from holdfast_storage.commit.strategy import CommitStrategy, Removal, SweepReport, Transaction
 from holdfast_storage.commit.trash import Trash, TrashEntry
-from holdfast_storage.commit.writing import write_attempt
+from holdfast_storage.commit.writing import Fellows, take_part, write_attempt
 
 __all__ = [
     "EMPTY_FOLDER",
@@ -50,6 +50,7 @@ __all__ = [
     "CommittedEntry",
     "CommittedListing",
     "DecidedRenameCommit",
+    "Fellows",
     "FileReport",
     "Occupant",
     "Pace",
@@ -84,6 +85,7 @@ __all__ = [
     "reading",
     "remove_hint",
     "rewrite_checkpoint",
+    "take_part",
     "unless_changed",
     "verify",
     "write_attempt",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
-from holdfast_metadata import CommitRecord
+from holdfast_metadata import CommitRecord, ManifestEntry
 from holdfast_storage import errors
 from holdfast_storage.backend import StorageBackend
 from holdfast_storage.commit.heartbeat import heartbeat
@@ -17,14 +17,39 @@ from holdfast_storage.commit.strategy import CommitStrategy, Transaction
 _log = logging.getLogger(__name__)
 
 
+class Fellows:
+    """Other processes that write into the same attempt. This one, by default, has none."""
+
+    async def began(self, txn: Transaction) -> None:
+        """Tells them of the attempt."""
+
+    async def gather(self, entries: Sequence[ManifestEntry]) -> Sequence[ManifestEntry]:
+        """Waits until they have written and sealed; gives the files of all."""
+        return entries
+
+    async def stop(self, error: BaseException) -> None:
+        """Tells them that it failed, and waits a while until none of them writes any more."""
+
+
+ALONE = Fellows()
+
+
 async def write_attempt(
     backend: StorageBackend,
     final: str,
     write: Callable[[StagingArea], Awaitable[None]],
     *,
     replace: bool = False,
+    fellows: Fellows = ALONE,
 ) -> CommitRecord:
     """Lets `write` fill an attempt, then commits it; any failure leaves nothing.
+
+    Args:
+        backend: The store.
+        final: The prefix the checkpoint will be known by.
+        write: Fills the attempt.
+        replace: Whether a checkpoint that is there is replaced.
+        fellows: Who else writes into the attempt; they call `take_part`.
 
     Raises:
         CommitConflictError: A checkpoint is there and `replace` is false, or another writer
@@ -37,17 +62,33 @@ async def write_attempt(
     try:
         area = strategy.area(txn)
         async with heartbeat(backend, txn):
+            await fellows.began(txn)
             await write(area)
-            entries = await strategy.seal(txn, area)
+            entries = await fellows.gather(await strategy.seal(txn, area))
             return await carry_through(strategy.commit(txn, entries, replace=replace))
     except errors.CommitUnknownError:
         raise  # whatever is there may be ours: nothing may be deleted
-    except BaseException:
+    except BaseException as error:
         try:
+            await carry_through(fellows.stop(error))
             await carry_through(strategy.abort(txn))
         except Exception:  # noqa: BLE001 - the first error is the one to tell; the rest can be swept
             _log.warning("could not clean up after a failed save of %s", final, exc_info=True)
         raise
+
+
+async def take_part(
+    backend: StorageBackend, txn: Transaction, write: Callable[[StagingArea], Awaitable[None]]
+) -> tuple[ManifestEntry, ...]:
+    """Writes a part of an attempt that another process began, and will commit.
+
+    Returns:
+        The files that this process wrote, durable.
+    """
+    strategy = await backend.commit_strategy()
+    area = strategy.area(txn)
+    await write(area)
+    return await strategy.seal(txn, area)
 
 
 async def _begin(strategy: CommitStrategy, final: str) -> Transaction:

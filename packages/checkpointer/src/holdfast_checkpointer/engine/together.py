@@ -1,0 +1,281 @@
+"""One checkpoint from all processes of a job: each writes its part, one commits.
+
+All compare what they were asked to save before anything is written. The primary begins the
+attempt and tells the others of it; each writes its chunks into a database of its own and makes
+them durable; the primary merges by reference exactly what it was told of, and commits. Only
+the record decides: a process that does not hear the end asks it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import zlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from holdfast_checkpointer.concurrency import run_all
+from holdfast_checkpointer.handlers.base import Item, ItemRecord
+from holdfast_checkpointer.multihost.errors import (
+    CoordinationError,
+    DisagreementError,
+    ProcessStalledError,
+    RemoteProcessError,
+    StorageNotSharedError,
+)
+from holdfast_checkpointer.multihost.membership import Membership
+from holdfast_checkpointer.multihost.operation import Operation
+from holdfast_metadata import ATTEMPT_FILE, AttemptMark, CommitRecord, ManifestEntry, digest_bytes
+from holdfast_storage import ObjectNotFoundError, StorageBackend, WriteArea, keys
+from holdfast_storage.commit import Fellows, Transaction, read_record, take_part, write_attempt
+from holdfast_storage.commit.staging import StagingArea
+from holdfast_storage.loop import get_loop
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+_STOPPING_PATIENCE_S = 10.0
+_VISIBLE_WITHIN_S = 5.0
+_SHOWN = 20
+Documents = Callable[[WriteArea], Awaitable[None]]
+
+
+def operation_for(job: Membership, deadline_s: float, place: str) -> Operation:
+    """The save to one place, in which all processes meet."""
+    return job.coordinator(deadline_s).operation(f"save {place}", what=f"the save of {place}")
+
+
+def staged_together(job: Membership, deadline_s: float, place: str, stage: Callable[[], T]) -> T:
+    """Stages on this process; if that fails, the others are told and do not wait for it."""
+    if job.alone:
+        return stage()
+    try:
+        return stage()
+    except Exception as error:
+        get_loop().run(_tell(operation_for(job, deadline_s, place), error))
+        raise
+
+
+async def _tell(operation: Operation, error: Exception) -> None:
+    try:
+        async with operation:
+            operation.enter("the validation")
+            raise error
+    except Exception as raised:
+        if raised is not error:
+            raise
+
+
+@dataclass
+class JointSave:
+    """A save in which this process takes part.
+
+    Attributes:
+        operation: Where the processes meet; it was entered.
+        backend: The storage.
+        final: The prefix of the checkpoint.
+        items: What this process has of it, by name.
+        replace: Whether a checkpoint that is there is replaced.
+    """
+
+    operation: Operation
+    backend: StorageBackend
+    final: str
+    items: Mapping[str, Item]
+    replace: bool
+
+    async def agree(self) -> None:
+        """Compares what the processes were asked to save.
+
+        Raises:
+            DisagreementError: On all of them; it names the processes and the leaves.
+        """
+        said = await asyncio.to_thread(self._fingerprint)
+        data = json.dumps(said, sort_keys=True).encode()
+        digest = digest_bytes(data).encode()
+        verdict = await self.operation.vote(
+            "the comparison of trees",
+            digest,
+            lambda ballots: b"same" if len(set(ballots.values())) == 1 else b"different",
+        )
+        if verdict == b"different":
+            await self.operation.vote("the differences", zlib.compress(data), _refuse)
+
+    def _fingerprint(self) -> dict[str, str]:
+        found = {"(overwrite)": str(self.replace)}
+        for name, item in self.items.items():
+            found[f"(item) {name}"] = item.recorded_as
+            for leaf, what in item.staged.fingerprint().items():
+                found[f"{name}: {leaf}" if name else leaf] = what
+        return found
+
+    async def lead(self, documents: Documents) -> CommitRecord:
+        """Begins, writes this process's part, merges those of all, and commits."""
+        leader = _Leader(self, documents)
+        record = await write_attempt(
+            self.backend, self.final, leader.write, replace=self.replace, fellows=leader
+        )
+        await self.operation.conclude(record.to_bytes())
+        return record
+
+    async def follow(self) -> CommitRecord:
+        """Writes this process's part of what the primary commits.
+
+        Raises:
+            RemoteProcessError: Another process failed; nothing of this is visible.
+        """
+        told = await self.operation.broadcast("the attempt")
+        txn = Transaction.from_token(told.decode())
+        await self.show_storage(txn)
+        self.operation.enter("the write")
+        records: dict[str, ItemRecord] = {}
+
+        async def write(area: StagingArea) -> None:
+            records.update(await self.write_items(area))
+
+        entries = await self.operation.until_failure(take_part(self.backend, txn, write))
+        said = {
+            "entries": [[entry.path, entry.size, entry.digest] for entry in entries],
+            "items": {
+                name: self.items[name].staged.encode(record).hex()
+                for name, record in records.items()
+            },
+        }
+        try:
+            await self.operation.gather("the files", json.dumps(said).encode())
+            return CommitRecord.from_bytes(await self.operation.conclude())
+        except (RemoteProcessError, ProcessStalledError, CoordinationError):
+            stored = await read_record(self.backend, self.final)
+            if stored.attempt == txn.attempt and stored.record is not None:
+                return stored.record  # it was committed; only the word of it did not come
+            raise
+
+    async def write_items(self, area: WriteArea) -> dict[str, ItemRecord]:
+        """Writes this process's part of each item that it has a part in."""
+        primary = self.operation.is_primary
+        mine = {n: item for n, item in self.items.items() if primary or item.staged.shared}
+        records: dict[str, ItemRecord] = {}
+
+        async def one(name: str, item: Item) -> None:
+            records[name] = await item.staged.write(area.child(name) if name else area)
+            self.operation.advance()
+
+        await run_all(one(name, item) for name, item in mine.items())
+        return records
+
+    async def show_storage(self, txn: Transaction) -> None:
+        """Makes sure that every process sees what the primary has begun.
+
+        Raises:
+            StorageNotSharedError: On all of them; it names those that do not.
+        """
+        seen = b"yes" if await self._sees(txn) else f"no {self.backend.root}".encode()
+        await self.operation.vote("the look at the storage", seen, _require_shared)
+
+    async def _sees(self, txn: Transaction) -> bool:
+        key = keys.join(txn.staging, ATTEMPT_FILE)
+        for pause in (0.05, 0.2, 0.5, 1.0, _VISIBLE_WITHIN_S, 0.0):
+            try:
+                return AttemptMark.from_bytes(await self.backend.get(key)).attempt == txn.attempt
+            except ObjectNotFoundError:  # network file systems may show it a little later
+                await asyncio.sleep(pause)
+        return False
+
+
+@dataclass
+class _Leader(Fellows):
+    """The primary's side of the attempt."""
+
+    save: JointSave
+    documents: Documents
+    entries: dict[str, ManifestEntry] = field(default_factory=dict)
+
+    async def began(self, txn: Transaction) -> None:
+        await self.save.operation.broadcast("the attempt", txn.token().encode())
+        await self.save.show_storage(txn)
+
+    async def write(self, area: StagingArea) -> None:
+        operation = self.save.operation
+        operation.enter("the write")
+        own = await operation.until_failure(self.save.write_items(area))
+        gathered = await operation.gather("the files", b"")
+        assert gathered is not None
+        records = {name: [record] for name, record in own.items()}
+        for process in sorted(gathered.keys() - {operation.me}):
+            self._take(records, json.loads(gathered[process]))
+        operation.enter("the merge")
+        items = self.save.items
+        await run_all(
+            items[name].staged.finish(area.child(name) if name else area, parts)
+            for name, parts in records.items()
+        )
+        await self.documents(area)
+        operation.enter("the commit")
+
+    def _take(self, records: Mapping[str, list[ItemRecord]], said: Mapping[str, Any]) -> None:
+        for path, size, digest in said["entries"]:
+            self.entries[path] = ManifestEntry(path, size, digest)
+        for name, data in said["items"].items():
+            records[name].append(self.save.items[name].staged.decode(bytes.fromhex(data)))
+
+    async def gather(self, entries: Sequence[ManifestEntry]) -> Sequence[ManifestEntry]:
+        """The files of all, as each told of its own.
+
+        Raises:
+            StorageNotSharedError: The primary does not see what another process wrote.
+        """
+        found = {entry.path: entry for entry in entries}
+        for path, entry in self.entries.items():
+            if path not in found or found[path].size != entry.size:
+                raise StorageNotSharedError(
+                    f"another process wrote {path!r} ({entry.size} bytes), which process "
+                    f"{self.save.operation.me} does not see in {self.save.backend.root}"
+                )
+        return tuple({**found, **self.entries}[path] for path in sorted(found))
+
+    async def stop(self, error: BaseException) -> None:
+        await self.save.operation.fail(error)
+        busy = await self.save.operation.others_stopped(_STOPPING_PATIENCE_S)
+        if busy:
+            _log.warning(
+                "the save of %s failed, and processes %s have not said that they stopped",
+                self.save.final,
+                busy,
+            )
+
+
+def _require_shared(ballots: Mapping[int, bytes]) -> bytes:
+    blind = {p: said.decode()[3:] for p, said in sorted(ballots.items()) if said != b"yes"}
+    if blind:
+        where = ", ".join(f"process {p} in {root}" for p, root in list(blind.items())[:_SHOWN])
+        raise StorageNotSharedError(
+            f"the storage is not shared: what the primary has begun is not to be seen by {where}. "
+            "All processes of a job save to one place that all of them see"
+        )
+    return b"yes"
+
+
+def _refuse(ballots: Mapping[int, bytes]) -> bytes:
+    """Names what differs between the processes, each group of them once."""
+    said = {p: json.loads(zlib.decompress(data)) for p, data in ballots.items()}
+    leaves = sorted({leaf for found in said.values() for leaf in found})
+    problems = []
+    for leaf in leaves:
+        groups: dict[str, list[int]] = {}
+        for process in sorted(said):
+            groups.setdefault(said[process].get(leaf, "nothing"), []).append(process)
+        if len(groups) > 1:
+            told = "; ".join(f"{what} on process {_list(who)}" for what, who in groups.items())
+            problems.append(f"  {leaf}: {told}")
+    shown = "\n".join(problems[:_SHOWN])
+    more = f"\n  ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    raise DisagreementError(
+        f"the processes do not save the same, in {len(problems)} places; nothing was written:\n"
+        f"{shown}{more}"
+    )
+
+
+def _list(processes: Sequence[int]) -> str:
+    more = ", ..." if len(processes) > 8 else ""
+    return ", ".join(map(str, processes[:8])) + more
