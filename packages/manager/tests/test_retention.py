@@ -1,6 +1,7 @@
 """Removal of old steps: un-committed first, deleted behind that, held up by nothing."""
 
 import asyncio
+import datetime
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ import pytest
 
 from holdfast_checkpointer.options import Context
 from holdfast_manager import training
-from holdfast_manager.engine import retention
+from holdfast_manager.engine import deletion
 from holdfast_manager.policies.preservation_policies import LatestN
 from holdfast_storage import get_loop, open_backend
 from holdfast_storage.errors import StorageError, TransientStorageError
@@ -61,7 +62,7 @@ def store(place, monkeypatch):
     """A run on a store whose deletions take for ever."""
     view = Reluctant(open_backend(place))
     monkeypatch.setattr(Context, "open_backend", lambda *_: view)
-    monkeypatch.setattr(retention, "CLOSING_PATIENCE_S", 0.01)
+    monkeypatch.setattr(deletion, "PATIENCE", datetime.timedelta(milliseconds=10))
     view.place = place
     yield view
     view.allowed.set()
@@ -85,7 +86,7 @@ def test_what_was_not_deleted_is_finished_by_the_next_process_that_saves(store, 
             run.save(step, state(step))
     whole_step = sum(key.startswith("2/") for key in files(store.place))
     assert len(files(store.place)) > 2 * whole_step  # nothing was deleted yet
-    monkeypatch.setattr(retention, "CLOSING_PATIENCE_S", 60)
+    monkeypatch.setattr(deletion, "PATIENCE", datetime.timedelta(seconds=60))
     store.allowed.set()
     reader = training.Checkpointer(store.place)
     assert steps(reader) == [2]

@@ -30,6 +30,7 @@ from holdfast_manager.errors import (
     PinNotFoundError,
     StepAlreadyExistsError,
     StepNotFoundError,
+    StepNotInTrashError,
     StepPinnedError,
 )
 from holdfast_metadata.errors import (
@@ -105,6 +106,7 @@ __all__ = [
     "SpoolFullError",
     "StepAlreadyExistsError",
     "StepNotFoundError",
+    "StepNotInTrashError",
     "StepPinnedError",
     "StorageError",
     "StorageFullError",

@@ -14,11 +14,11 @@ class StepAlreadyExistsError(HoldfastError, FileExistsError, ValueError):
         step: The step.
     """
 
-    def __init__(self, step: int, directory: str) -> None:
-        super().__init__(
-            f"step {step} is committed in {directory} already; delete it first, or replace it with "
-            "training.Checkpointer and overwrite=True"
+    def __init__(self, step: int, directory: str, *, hint: str = "") -> None:
+        advice = hint or (
+            "delete it first, or replace it with training.Checkpointer and overwrite=True"
         )
+        super().__init__(f"step {step} is committed in {directory} already; {advice}")
         self.step = step
 
 
@@ -35,6 +35,19 @@ class StepNotFoundError(HoldfastError, FileNotFoundError):
         what = "no step" if step is None else f"step {step} is not"
         verb = "is committed" if step is None else "committed"
         super().__init__(f"{what} {verb} in {directory}; committed steps: {shown}{more}")
+        self.step = step
+
+
+class StepNotInTrashError(HoldfastError, FileNotFoundError):
+    """No such step is in the trash; the message lists those that are.
+
+    Attributes:
+        step: The step that was asked for.
+    """
+
+    def __init__(self, step: int, directory: str, available: list[int]) -> None:
+        shown = ", ".join(map(str, sorted(available)[-10:])) or "none"
+        super().__init__(f"step {step} is not in the trash of {directory}; there: {shown}")
         self.step = step
 
 

@@ -9,31 +9,41 @@ from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_manager.engine.known import KnownSteps
 from holdfast_manager.engine.pins import Pins
 from holdfast_manager.engine.reaper import Reaper
+from holdfast_manager.engine.trash import RunTrash
 from holdfast_manager.engine.verdicts import Verdict, judge, protections
 from holdfast_manager.errors import StepPinnedError
 from holdfast_manager.policies.preservation_policies import PreservationPolicy
 from holdfast_manager.run_directory import RunDirectory
 from holdfast_manager.steps import CheckpointMetadata
 from holdfast_storage import StorageError
+from holdfast_storage.commit import SweepReport
 
 _log = logging.getLogger(__name__)
-CLOSING_PATIENCE_S = 30.0
+SILENCE_S = 3600.0
 
 
 class Retention:
     """Removes what no rule keeps, in the background, after the newer step is committed.
 
-    A step is un-committed first and gone then; its data is deleted behind that.
+    A step is un-committed first and gone then; its data is deleted behind that, or kept in the
+    trash.
     """
 
     def __init__(
-        self, run: RunDirectory, known: KnownSteps, pins: Pins, policy: PreservationPolicy
+        self,
+        run: RunDirectory,
+        known: KnownSteps,
+        pins: Pins,
+        policy: PreservationPolicy,
+        reaper: Reaper,
+        trash: RunTrash,
     ) -> None:
         self._run = run
         self._known = known
         self._pins = pins
         self.policy = policy
-        self._reaper = Reaper()
+        self._reaper = reaper
+        self._trash = trash
         self._swept = False
         self._running: AsyncResponse[None] | None = None
 
@@ -57,13 +67,13 @@ class Retention:
     def close(self) -> None:
         """Waits as `wait` does, and a while for the deletion of data."""
         self.wait()
-        self._reaper.close(CLOSING_PATIENCE_S)
+        self._reaper.close(self._reaper.patience_s)
 
     def sweep(self) -> None:
         """Looks in the background for what dead writers left, once."""
         if not self._swept:
             self._swept = True
-            self._reaper.add(self._sweep, f"what dead writers left in {self._run.label}")
+            self._reaper.add(self._sweep_once, f"what dead writers left in {self._run.label}")
 
     async def explain(self) -> list[Verdict]:
         """Which rule keeps or collects each step; removes nothing and writes nothing."""
@@ -85,7 +95,7 @@ class Retention:
             async with self._pins.removing([entry.name]) as pinned:
                 if entry.step in pinned:
                     raise StepPinnedError(entry.step, pinned[entry.step], self._run.label)
-                self._reaper.add(await self._run.uncommit(entry), entry.path)
+                await self._take_out(entry)
         except BaseException:
             if await self._run.is_there(entry):
                 self._known.add(entry)
@@ -100,12 +110,32 @@ class Retention:
             await self._collect()
         except Exception:  # noqa: BLE001 - the steps are safe; what is left is collected next time
             _log.warning("could not remove old steps of %s", self._run.label, exc_info=True)
+        self._trash.empty_by_age()
         self.sweep()
 
-    async def _sweep(self) -> None:
+    async def _sweep_once(self) -> None:
+        await self.sweep_now(SILENCE_S)
+
+    async def sweep_now(self, older_than: float) -> SweepReport:
+        """Removes what dead writers left, and finishes removals that were cut short.
+
+        Args:
+            older_than: Silence in seconds, by the store's clock, from which on a writer that
+                is not provably gone counts as dead.
+        """
         await self._pins.forget_dead_removal()
-        await self._run.sweep()
+        run = await self._run.sweep(older_than=older_than, pace=self._reaper.pace)
+        trash = await self._trash.sweep(older_than)
         await self._run.repair_hints()
+        return SweepReport(run.removed + trash.removed, run.spared + trash.spared)
+
+    async def _take_out(self, entry: CheckpointMetadata) -> None:
+        """Un-commits one step: the one place where a step leaves the run."""
+        if self._trash.enabled:
+            await self._trash.put(entry)
+        else:
+            removal = await self._run.uncommit(entry, pace=self._reaper.pace)
+            self._reaper.add(removal, entry.path)
 
     async def _decide(
         self, *, writing: bool = True
@@ -113,7 +143,8 @@ class Retention:
         """What stays, and the steps that go."""
         while True:
             checkpoints = self._known.all()
-            protected = protections(checkpoints, await self._pins.by_step())
+            pins = await self._pins.by_step()
+            protected = protections(checkpoints, pins, await self._fixed(checkpoints))
             # Outside the loop, for a policy may read metrics.
             verdicts = await asyncio.to_thread(judge, checkpoints, self.policy, protected)
             decided = list(zip(checkpoints, verdicts, strict=True))
@@ -123,11 +154,22 @@ class Retention:
             if not surplus or await self._all_there(kept, writing=writing):
                 return verdicts, surplus
 
+    async def _fixed(self, checkpoints: list[CheckpointMetadata]) -> list[CheckpointMetadata]:
+        """Steps by Orbax, where they would have to go to a trash that cannot take them."""
+        orbax = [entry for entry in checkpoints if not entry.ours]
+        if orbax and self._trash.enabled and not await self._trash.takes_orbax():
+            return orbax
+        return []
+
     async def _all_there(self, kept: list[CheckpointMetadata], *, writing: bool) -> bool:
         return all([await self._known.confirm(entry, writing=writing) for entry in kept])
 
     async def _collect(self) -> None:
         _, surplus = await self._decide()
+        # Nothing goes unless what is newest is whole at this moment.
+        while surplus and (newest := self._known.latest) and not await self._run.is_whole(newest):
+            self._known.drop(newest)
+            _, surplus = await self._decide()
         if not surplus:
             return
         async with self._pins.removing([entry.name for entry in surplus]) as pinned:
@@ -140,7 +182,7 @@ class Retention:
         if not await self._known.confirm(entry):
             return
         try:
-            self._reaper.add(await self._run.uncommit(entry), entry.path)
+            await self._take_out(entry)
         except StorageError:
             _log.warning("could not remove %s; it stays for now", entry.path, exc_info=True)
             if await self._run.is_there(entry):

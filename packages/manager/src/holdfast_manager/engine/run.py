@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast_checkpointer.options import Context
+from holdfast_manager.engine.deletion import Deletion, Trash
 from holdfast_manager.engine.known import KnownSteps
 from holdfast_manager.engine.pins import Pins
+from holdfast_manager.engine.reaper import Reaper
 from holdfast_manager.engine.retention import Retention
 from holdfast_manager.engine.saver import Saver
+from holdfast_manager.engine.trash import RunTrash
 from holdfast_manager.policies.preservation_policies import PreservationPolicy
 from holdfast_manager.policies.save_decision_policies import SaveDecisionPolicy
 from holdfast_manager.run_directory import RunDirectory
@@ -27,12 +30,16 @@ class RunSettings:
         what: What to keep.
         names: How the folders of steps are called; None is by the step alone.
         root_metadata: Stored once for the run, at the first save.
+        trash: Where removed steps go; None deletes them.
+        deletion: How fast data is deleted.
     """
 
     when: SaveDecisionPolicy
     what: PreservationPolicy
     names: NameFormat | None = None
     root_metadata: Mapping[str, Any] | None = None
+    trash: Trash | None = None
+    deletion: Deletion = field(default_factory=Deletion)
 
 
 class Run:
@@ -47,6 +54,8 @@ class Run:
         directory: The run's folder.
         known: The committed steps as this process knows them.
         pins: Steps that stay.
+        reaper: Deletes data in the background.
+        trash: Removed steps that may come back.
         retention: What is done after a commit.
         saver: Saves steps, one at a time.
     """
@@ -55,7 +64,11 @@ class Run:
         self.directory = RunDirectory(backend, settings.names)
         self.known = KnownSteps(self.directory)
         self.pins = Pins(self.directory)
-        self.retention = Retention(self.directory, self.known, self.pins, settings.what)
+        self.reaper = Reaper(settings.deletion)
+        self.trash = RunTrash(self.directory, self.known, self.reaper, settings.trash)
+        self.retention = Retention(
+            self.directory, self.known, self.pins, settings.what, self.reaper, self.trash
+        )
         self.saver = Saver(
             self.directory,
             self.known,

@@ -148,11 +148,6 @@ class Saver:
                 if missing_ok:
                     return AsyncResponse.completed(False)
                 raise
-            if not entry.ours:
-                raise NotImplementedError(
-                    f"Orbax wrote step {entry.step} ({entry.path}); this version of holdfast does "
-                    "not remove it. Nothing was touched."
-                )
             get_loop().run(self._retention.require_unpinned(entry.step))
             if item is not None:
                 work = remove_item(self._run.backend, entry.name, item, missing_ok=missing_ok)

@@ -15,7 +15,7 @@ from holdfast_manager.policies.preservation_policies import (
 from holdfast_manager.steps import CheckpointMetadata
 
 NEWEST = "it is the newest committed step"
-BY_ORBAX = "Orbax wrote it, and it is not removed"
+FIXED = "Orbax wrote it, and this storage cannot move it to the trash"
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,16 @@ class Verdict:
 
 
 def protections(
-    checkpoints: Sequence[CheckpointMetadata], pins: Mapping[int, Sequence[str]]
+    checkpoints: Sequence[CheckpointMetadata],
+    pins: Mapping[int, Sequence[str]],
+    fixed: Sequence[CheckpointMetadata] = (),
 ) -> dict[int, list[str]]:
-    """The steps that stay whatever a policy says, and why."""
+    """The steps that stay whatever a policy says, and why; `fixed` cannot go to the trash."""
     found: dict[int, list[str]] = {}
     for entry in checkpoints:
         reasons = [NEWEST] if entry is checkpoints[-1] else []
         reasons += [f"it is pinned as {name!r}" for name in pins.get(entry.step, ())]
-        reasons += [] if entry.ours else [BY_ORBAX]
+        reasons += [FIXED] if entry in fixed else []
         if reasons:
             found[entry.step] = reasons
     return found

@@ -17,7 +17,15 @@ from holdfast_storage import (
     RecordUnreadableError,
     StorageBackend,
 )
-from holdfast_storage.commit import Removal, occupant, open_committed, read_record, remove_hint
+from holdfast_storage.commit import (
+    CommitStrategy,
+    Pace,
+    Removal,
+    SweepReport,
+    occupant,
+    open_committed,
+    read_record,
+)
 
 _log = logging.getLogger(__name__)
 _NOT_WHOLE = (CheckpointNotFoundError, DamagedCheckpointError, RecordUnreadableError)
@@ -108,27 +116,60 @@ class RunDirectory:
                 break
         return steps
 
-    async def uncommit(self, entry: CheckpointMetadata) -> Removal:
+    async def attempt_of(self, entry: CheckpointMetadata) -> str | None:
+        """The attempt that is committed as a step; None for a step that Orbax wrote.
+
+        Raises:
+            CheckpointNotFoundError: It is not committed any more.
+        """
+        found = await occupant(self.backend, entry.name)
+        if found.kind == "orbax" or found.stored.attempt is not None:
+            return found.stored.attempt
+        raise CheckpointNotFoundError(
+            "the step is not committed any more", key=entry.name, root=self.label
+        )
+
+    async def forget_hint(self, entry: CheckpointMetadata) -> None:
+        """Removes the hint of a step that is about to be un-committed."""
+        await self._hints.take(entry.name)
+
+    async def uncommit(self, entry: CheckpointMetadata, *, pace: Pace | None = None) -> Removal:
         """Un-commits a step; what is returned deletes its data and nothing else.
 
         Raises:
             CheckpointNotFoundError: It is not committed any more.
         """
-        stored = await read_record(self.backend, entry.name)
-        if stored.attempt is None:
-            raise CheckpointNotFoundError(
-                "the step is not committed any more", key=entry.name, root=self.label
-            )
-        strategy = await self.backend.commit_strategy()
-        await remove_hint(self.backend, entry.name)
-        return await strategy.uncommit(entry.name, expected=stored.attempt)
+        attempt = await self.attempt_of(entry)
+        strategy = await self._strategy(pace)
+        await self.forget_hint(entry)
+        if attempt is None:
+            return await strategy.uncommit_orbax(entry.name)
+        return await strategy.uncommit(entry.name, expected=attempt)
 
-    async def sweep(self) -> None:
+    async def sweep(self, *, older_than: float, pace: Pace | None = None) -> SweepReport:
         """Removes what dead writers left; live attempts and everything foreign stay."""
-        strategy = await self.backend.commit_strategy()
-        report = await strategy.sweep("")
+        strategy = await self._strategy(pace)
+        report = await strategy.sweep("", older_than=older_than)
         if report.removed:
             _log.info("removed leftovers of dead saves: %s", ", ".join(report.removed))
+        return report
+
+    async def _strategy(self, pace: Pace | None) -> CommitStrategy:
+        strategy = await self.backend.commit_strategy()
+        if pace is not None:
+            strategy.pace = pace
+        return strategy
+
+    async def is_whole(self, entry: CheckpointMetadata) -> bool:
+        """Whether a step is committed at this moment and has all its files: one look."""
+        if not entry.ours:
+            return await self.is_there(entry)
+        try:
+            await open_committed(self.backend, entry.name)
+        except _NOT_WHOLE as error:
+            _log.warning("%s is left out: %s", entry.path, error)
+            return False
+        return True
 
     async def write_root_metadata(self, custom: Mapping[str, Any]) -> None:
         """Stores the run's own metadata once; what is there already stays."""

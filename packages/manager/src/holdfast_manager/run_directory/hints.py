@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 from typing import TypeAlias
@@ -9,6 +10,7 @@ from typing import TypeAlias
 from holdfast_storage import StorageBackend, StorageError
 from holdfast_storage.commit import read_record, read_records, remove_hint, write_hint
 
+PATIENCE_S = 2.0
 _log = logging.getLogger(__name__)
 Names: TypeAlias = Callable[[], Awaitable[tuple[Collection[str], frozenset[str]]]]
 
@@ -32,6 +34,26 @@ class HintKeeper:
     async def add(self, name: str) -> None:
         """Leaves the hint that opening the run later looks for; the step is safe without."""
         await self._as_good_as_it_goes(write_hint(self._backend, name))
+
+    async def take(self, name: str) -> None:
+        """Removes the hint of a step before it is un-committed.
+
+        A store that takes long for it delays nothing: the hint decides nothing, and goes later.
+
+        Raises:
+            StorageError: The store refused.
+        """
+        work = asyncio.ensure_future(remove_hint(self._backend, name))
+        done, _ = await asyncio.wait([work], timeout=PATIENCE_S)
+        if done:
+            await work
+        else:
+            self.suspects.add(name)
+            work.add_done_callback(self._told)
+
+    def _told(self, work: asyncio.Future[None]) -> None:
+        if not work.cancelled() and work.exception() is not None:
+            _log.debug("a hint of %s stays for now: %s", self._backend.root, work.exception())
 
     async def remove(self, name: str) -> None:
         """Removes the hint of a step that turned out not to be committed."""

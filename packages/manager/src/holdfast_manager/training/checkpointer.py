@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
-from typing import Any, Self, SupportsIndex
+from typing import Any, Self, SupportsIndex, TypeVar
 
 from holdfast_checkpointer import checkpointables as several
 from holdfast_checkpointer import functions, options
@@ -17,6 +17,7 @@ from holdfast_checkpointer.engine.saving import Contents
 from holdfast_checkpointer.metadata import CheckpointMetadata as StoredMetadata
 from holdfast_manager.described import DescribedCheckpoint, RootMetadata
 from holdfast_manager.engine.contents import for_a_step
+from holdfast_manager.engine.deletion import Deletion, Trash
 from holdfast_manager.engine.known import step_of
 from holdfast_manager.engine.results import SaveResponse, SaveResult
 from holdfast_manager.engine.run import Run, RunSettings
@@ -32,13 +33,15 @@ from holdfast_manager.policies.save_decision_policies import (
 )
 from holdfast_manager.step_names import NameFormat, check_name_format
 from holdfast_manager.steps import CheckpointMetadata, check_step
+from holdfast_manager.training.housekeeping import Housekeeping
 from holdfast_storage.loop import get_loop
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 Step = SupportsIndex | CheckpointMetadata | DescribedCheckpoint
 
 
-class Checkpointer:
+class Checkpointer(Housekeeping):
     """Saves and loads the steps of one run, on any storage.
 
     A step is listed once it is committed, never before. Opening a run writes nothing; the
@@ -59,6 +62,8 @@ class Checkpointer:
             writers left; live writers and what holdfast did not write stay.
         lightweight_initialize: Makes no difference: what is known of a step is always read
             when it is first asked for.
+        trash: Where removed steps go, so that they can be restored; None deletes them.
+        deletion: How fast data is deleted in the background.
         logger: Only None: holdfast logs to the logger `holdfast_manager` of the standard
             library.
 
@@ -87,6 +92,8 @@ class Checkpointer:
         cleanup_tmp_directories: bool = False,
         lightweight_initialize: bool = False,
         logger: None = None,
+        trash: Trash | None = None,
+        deletion: Deletion | None = None,
     ) -> None:
         if custom_metadata is not None:
             functions.check_custom_metadata(custom_metadata)
@@ -99,7 +106,14 @@ class Checkpointer:
         when = _checked(save_decision_policy, SaveDecisionPolicy, "should_save") or _by_default()
         what = _checked(preservation_policy, PreservationPolicy, "should_preserve") or PreserveAll()
         self._context = options.current(context)
-        settings = RunSettings(when, what, names, custom_metadata)
+        settings = RunSettings(
+            when,
+            what,
+            names,
+            custom_metadata,
+            trash=_instance(trash, Trash, "trash"),
+            deletion=_instance(deletion, Deletion, "deletion") or Deletion(),
+        )
         self._run = Run(self._context.open_backend(directory), self._context, settings)
         if cleanup_tmp_directories:
             self._run.retention.sweep()
@@ -429,7 +443,8 @@ class Checkpointer:
             StepPinnedError: It is pinned; nothing was touched.
             FileNotFoundError: The step has no such item.
             ValueError: The name is none, or the item is the last one.
-            NotImplementedError: Orbax wrote the step.
+            NotImplementedError: Orbax wrote the step, and what was asked for cannot be done with
+                it: to remove one item, or to move it to the trash on storage that cannot.
         """
         if checkpointable_name is not None:
             check_item_name(checkpointable_name)
@@ -519,6 +534,12 @@ def _by_default() -> SaveDecisionPolicy:
 
 def _checked(policy: Any, kind: type, method: str) -> Any:
     return None if policy is None else check_policies([policy], kind, method)[0]
+
+
+def _instance(value: T | None, kind: type[T], what: str) -> T | None:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{what} is a training.{kind.__name__} or None, got {value!r}")
+    return value
 
 
 def _number(step: Step | None) -> int | None:

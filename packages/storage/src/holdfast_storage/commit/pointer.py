@@ -394,8 +394,7 @@ class PointerCommit(CommitStrategy):
         retired = await self._change(final, changes.retire(expected, **where))
 
         async def remove() -> None:
-            if not (await read_record(self._backend, final)).committed:  # nor anew by now
-                await self._backend.delete(keys.join(final, layout.ADVISORY_FILE))
+            await self._withdraw_advice(final)
             await self._delete_data(final, retired.data)
 
         return remove
@@ -444,6 +443,7 @@ class PointerCommit(CommitStrategy):
         await self._change(final, changes.empty(attempt, **where))
 
         async def remove() -> None:
+            await self._withdraw_advice(final)
             if kept is not None:
                 await self._delete_data(final, kept.data)
 
@@ -460,6 +460,12 @@ class PointerCommit(CommitStrategy):
             return new
 
         return await carry_through(self._until_known(send, final))
+
+    async def _withdraw_advice(self, final: str) -> None:
+        """Orbax's clean-up may take what is left here, unless something is to stay."""
+        record = (await read_record(self._backend, final)).record
+        if record is not None and not record.committed and not record.trashed:
+            await self._backend.delete(keys.join(final, layout.ADVISORY_FILE))
 
     async def _delete_data(self, final: str, data: str) -> None:
         """Deletes what a record pointed at that does no more, and nothing else."""

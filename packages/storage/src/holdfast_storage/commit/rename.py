@@ -33,6 +33,7 @@ class RenameCommit(PointerCommit):
 
     name = "rename"
     renames = True
+    moves_to_trash = True
 
     def _staging(self, final: str, attempt: str) -> str:
         return layout.hidden(final, "attempt", attempt)

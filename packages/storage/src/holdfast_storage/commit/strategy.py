@@ -69,12 +69,14 @@ class CommitStrategy(abc.ABC):
     Attributes:
         name: What a transaction calls it.
         renames: Whether a checkpoint becomes visible by a rename, rather than by its record.
+        moves_to_trash: Whether `to_trash` moves folders, those of Orbax's too.
         pace: How fast `Removal`s and `sweep` delete data.
     """
 
     name: str
     pace: Pace
     renames: bool = False
+    moves_to_trash: bool = False
 
     @abc.abstractmethod
     async def begin(self, final: str, *, kind: str = "save") -> Transaction:

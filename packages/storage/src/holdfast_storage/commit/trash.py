@@ -68,6 +68,10 @@ class Trash:
         strategy.pace = self._pace
         return strategy
 
+    async def takes_orbax(self) -> bool:
+        """Whether what Orbax wrote can go here: where folders move."""
+        return (await self._strategy()).moves_to_trash
+
     # --- into the trash ------------------------------------------------------------------
 
     async def put(self, final: str, *, expected: str | None) -> None:

@@ -1,0 +1,171 @@
+"""The trash of a run: where removed steps go, how they come back, and how it is emptied."""
+
+import datetime
+
+import numpy as np
+import pytest
+
+from holdfast_manager import training
+from holdfast_manager.errors import StepAlreadyExistsError, StepNotFoundError, StepNotInTrashError
+from holdfast_manager.policies.preservation_policies import LatestN
+from holdfast_manager.step_names import standard_name_format
+from holdfast_storage import get_loop, open_backend
+from holdfast_storage.errors import DamagedCheckpointError
+
+NOTHING = datetime.timedelta(0)
+
+
+def state(value):
+    return {"w": np.full(3, value, np.float32)}
+
+
+def steps(listed):
+    return [entry.step for entry in listed]
+
+
+def open_run(place, keep=None, trash=training.Trash(), **how):  # noqa: B008 - it is frozen
+    policy = None if keep is None else LatestN(keep)
+    return training.Checkpointer(place, preservation_policy=policy, trash=trash, **how)
+
+
+def save(run, *numbers):
+    for number in numbers:
+        assert run.save(number, state(number))
+    run.wait()
+
+
+def files(place, below=""):
+    async def walk():
+        return sorted([info.key async for info in open_backend(place).walk(below)])
+
+    return get_loop().run(walk())
+
+
+def test_what_a_policy_removes_can_be_restored_and_loads(place):
+    with open_run(place, keep=1) as run:
+        save(run, 1, 2, 3)
+        assert steps(run.checkpoints) == steps(training.Checkpointer(place).checkpoints) == [3]
+        assert steps(run.trash) == [1, 2]
+        now = datetime.datetime.now(datetime.UTC)
+        assert all(abs(entry.time - now) < datetime.timedelta(hours=1) for entry in run.trash)
+        assert all(entry.size_bytes > 300 for entry in run.trash)
+        with pytest.raises(StepNotFoundError):
+            run.load(1)
+        run.restore_from_trash(1)
+        assert steps(run.checkpoints) == [1, 3]
+        assert run.load(1)["w"][0] == 1
+        assert steps(run.trash) == [2]
+    later = training.Checkpointer(place)  # without a trash of its own
+    assert steps(later.checkpoints) == [1, 3]
+    later.restore_from_trash(np.int64(2))
+    assert later.load(2)["w"][0] == 2
+
+
+def test_a_restored_step_goes_again_unless_it_is_pinned(place):
+    with open_run(place, keep=1) as run:
+        save(run, 1, 2, 3)
+        run.restore_from_trash(1)
+        run.restore_from_trash(2)
+        run.pin(2, "good")
+        save(run, 4)
+        assert steps(run.checkpoints) == [2, 4]
+        assert steps(run.trash) == [3, 1] or steps(run.trash) == [1, 3]
+
+
+def test_a_step_that_exists_anew_is_not_replaced_and_both_stay(place):
+    with open_run(place) as run:
+        save(run, 1, 2)
+        assert run.delete(1)
+        assert run.save(1, state(10), force=True)
+        with pytest.raises(StepAlreadyExistsError, match="so does the one in the trash"):
+            run.restore_from_trash(1)
+        assert run.load(1)["w"][0] == 10
+        assert run.delete(1)
+        assert steps(run.trash) == [1, 1]
+        first, last = run.trash
+        run.restore_from_trash(first)
+        assert run.load(1)["w"][0] == 1
+        assert run.delete(1)
+        run.restore_from_trash(last)
+        assert run.load(1)["w"][0] == 10
+
+
+def test_what_is_not_in_the_trash_is_said_with_what_is(place):
+    with open_run(place) as run:
+        save(run, 1, 2)
+        run.delete(1)
+        with pytest.raises(StepNotInTrashError, match=r"step 7 is not in the trash .*; there: 1"):
+            run.restore_from_trash(7)
+        entry = run.trash[0]
+        assert run.empty_trash() == [1]
+        with pytest.raises(StepNotInTrashError, match="there: none"):
+            run.restore_from_trash(entry)
+        with pytest.raises(TypeError, match="a step is an integer"):
+            run.restore_from_trash("1")
+    assert [key for key in files(place) if not key.startswith("2/")] in ([], ["1/_COMMIT.json"])
+
+
+def test_a_damaged_step_stays_in_the_trash(place):
+    with open_run(place) as run:
+        save(run, 1, 2)
+        run.delete(1)
+        prefix = run.trash[0]._entry.prefix
+        get_loop().run(open_backend(place).delete(f"{prefix}/state/_TREE.json"))
+        with pytest.raises(DamagedCheckpointError):
+            run.restore_from_trash(1)
+        assert steps(run.checkpoints) == [2]
+        assert steps(run.trash) == [1]
+
+
+def test_the_trash_is_emptied_by_age_and_not_before(place):
+    week = datetime.timedelta(weeks=1)
+    with open_run(place, keep=1, trash=training.Trash(keep_for=week)) as run:
+        save(run, 1, 2, 3)
+        assert run.empty_trash(older_than=datetime.timedelta(days=1)) == []
+    with open_run(place) as run:  # for ever
+        save(run, 4)
+        assert steps(run.trash) == [1, 2]
+    with open_run(place, trash=training.Trash(keep_for=NOTHING)) as run:
+        save(run, 5)
+    assert steps(training.Checkpointer(place).trash) == []
+    assert not [key for key in files(place) if key.startswith((".trash/", "1/s", "2/s"))]
+
+
+def test_the_trash_may_lie_anywhere_in_the_run_but_not_where_steps_are(place):
+    with open_run(place, trash=training.Trash(prefix="old/steps")) as run:
+        save(run, 1, 2)
+        run.delete(1)
+        assert steps(run.trash) == [1]
+        assert steps(training.Checkpointer(place).trash) == []  # it looks in its own
+        run.reload()
+        assert steps(run.checkpoints) == [2]
+    with pytest.raises(ValueError, match="'7' is the name of a step"):
+        open_run(place, trash=training.Trash(prefix="7/x"))
+    names = standard_name_format(step_prefix="step")
+    with pytest.raises(ValueError, match="'step_3' is the name of a step"):
+        open_run(place, trash=training.Trash(prefix="step_3"), step_name_format=names)
+
+
+@pytest.mark.parametrize("prefix", ["", "/tmp/trash", "../trash", "a//b", "s3://b/t"])
+def test_a_trash_outside_of_the_run_is_refused(prefix):
+    with pytest.raises(ValueError, match="the trash"):
+        training.Trash(prefix=prefix)
+
+
+@pytest.mark.parametrize("prefix", ["_pins", "metadata/x", ".x.partial", ".holdfast-trash"])
+def test_a_trash_in_the_place_of_something_else_is_refused(prefix):
+    with pytest.raises(ValueError, match="another use"):
+        training.Trash(prefix=prefix)
+
+
+def test_what_is_no_trash_is_refused(place):
+    with pytest.raises(TypeError, match=r"trash is a training\.Trash or None, got '\.trash'"):
+        training.Checkpointer(place, trash=".trash")
+    with pytest.raises(TypeError, match="keep_for is a datetime.timedelta, got 7"):
+        training.Trash(keep_for=7)
+    with pytest.raises(ValueError, match="must not be negative"):
+        training.Trash(keep_for=-datetime.timedelta(1))
+    with pytest.raises(TypeError, match="prefix is a folder in the run"):
+        training.Trash(prefix=None)
+    with training.Checkpointer(place) as run, pytest.raises(TypeError, match="older_than is a"):
+        run.empty_trash(older_than=3)
