@@ -17,17 +17,25 @@ JOB = """
 
     policy = PreemptionCheckpointingPolicy()
     run = holdfast_manager.training.Checkpointer(sys.argv[2], save_decision_policy=policy)
+    block = holdfast_manager.training.save_on_termination()
+    state = block.__enter__()  # takes nothing from the service
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     for step in range(100_000):
         if step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
         decided = run.should_save(step)
         if run.save(step, {"step": step}):
             assert decided and step > 3
+            assert run.reached_preemption(step) and state.requested and state.seconds_left() <= 25
             break
         assert not decided
         time.sleep(0.001)
     run.close()
-    print("saved", step, [entry.step for entry in run.checkpoints], flush=True)
+    try:
+        block.__exit__(None, None, None)
+    except SystemExit as end:
+        assert end.code == 143
+        print("saved", step, [entry.step for entry in run.checkpoints], flush=True)
     os._exit(0)
 """
 

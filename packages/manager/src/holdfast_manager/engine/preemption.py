@@ -1,20 +1,26 @@
-"""JAX's preemption service: the step at which a job that is to be stopped saves."""
+"""The step at which a job that is to be stopped saves: JAX's preemption service, or a signal."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from typing import Any
 
+import jax
 from jax.experimental import multihost_utils
+
+from holdfast_manager.engine import termination
 
 _log = logging.getLogger(__name__)
 
 
 class Preemption:
-    """Asks the service once for each step, however often the step is decided about.
+    """Asks once for each step, however often the step is decided about.
 
     The service agrees on one step among all processes, and expects to be asked at every
-    step. Where it does not run the answer is no.
+    step. Where it does not run, a signal that `save_on_termination` has seen is the answer: a
+    step keeps its answer, so that a loop which saves and then asks has saved the step at which
+    it ends.
     """
 
     def __init__(self) -> None:
@@ -29,9 +35,20 @@ class Preemption:
             return self._last[1]
 
 
+def service_runs() -> bool:
+    """Whether JAX's preemption service runs in this process, and has SIGTERM for itself."""
+    state: Any = getattr(getattr(multihost_utils, "distributed", None), "global_state", None)
+    if not hasattr(state, "preemption_sync_manager"):  # a JAX that keeps it elsewhere
+        return jax.distributed.is_initialized()
+    return bool(state.preemption_sync_manager is not None)
+
+
 def _ask(step: int) -> bool:
     try:
-        return bool(multihost_utils.reached_preemption_sync_point(step))
+        reached = bool(multihost_utils.reached_preemption_sync_point(step))
     except RuntimeError as error:
         _log.debug("no preemption service: %s", error)
-        return False
+        reached = False
+    if reached:
+        termination.notice_of_jax()
+    return reached or termination.requested()

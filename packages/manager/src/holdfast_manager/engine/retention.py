@@ -6,6 +6,7 @@ import asyncio
 import logging
 
 from holdfast_checkpointer.engine.response import AsyncResponse
+from holdfast_manager.engine import termination
 from holdfast_manager.engine.known import KnownSteps
 from holdfast_manager.engine.pins import Pins
 from holdfast_manager.engine.reaper import Reaper
@@ -67,7 +68,7 @@ class Retention:
     def close(self) -> None:
         """Waits as `wait` does, and a while for the deletion of data."""
         self.wait()
-        self._reaper.close(self._reaper.patience_s)
+        self._reaper.close(termination.patience(self._reaper.patience_s))
 
     def sweep(self) -> None:
         """Looks in the background for what dead writers left, once."""

@@ -17,6 +17,7 @@ from holdfast_checkpointer.engine.saving import (
     write_checkpoint,
 )
 from holdfast_checkpointer.options import Context
+from holdfast_manager.engine import termination
 from holdfast_manager.engine.known import KnownSteps
 from holdfast_manager.engine.preemption import Preemption
 from holdfast_manager.engine.results import SaveResponse, SaveResult
@@ -83,10 +84,10 @@ class Saver:
         refuse_several_processes(self._context)
         with self._lock:
             self._check_open()
-            self._raise_earlier_failure()
+            self._raise_earlier_failure(f"step {step} was not saved")
             if self.is_saving(step):
                 self.wait_for_save()  # its outcome decides about this one
-                self._raise_earlier_failure()
+                self._raise_earlier_failure(f"step {step} was not saved")
             if not overwrite and self._known.is_committed(step):
                 raise StepAlreadyExistsError(step, self._run.label)
             self._preemption.reached(step)  # it expects to be asked at every step
@@ -95,6 +96,8 @@ class Saver:
                 return SaveResponse.declined(step, skip)
             name = self._known.name_for(step)
             self._wait_for_what_runs()
+            self._raise_earlier_failure(f"step {step} was not saved")
+            termination.require_time(f"the save of step {step} in {self._run.label}")
             contents = stage()
             response = attended(
                 contents,
@@ -127,6 +130,8 @@ class Saver:
             multiprocessing_options=self._context.multiprocessing,
             saving_step=running.step if saving and running is not None else None,
         )
+        if preempted and termination.requested():
+            return ""  # no step comes after this one, whatever the policy waits for
         candidate = Candidate(step, metrics=metrics)
         if not self._policy.should_save(candidate, checkpoints, context=context):
             busy = f"; step {running.step} was being saved" if saving and running else ""
@@ -134,7 +139,7 @@ class Saver:
         return ""
 
     def reached_preemption(self, step: int) -> bool:
-        """Whether JAX's preemption service says that all processes save at this step."""
+        """Whether this is the step at which a job that is to be stopped saves."""
         return self._preemption.reached(step)
 
     def delete(self, step: int, item: str | None, *, missing_ok: bool) -> AsyncResponse[bool]:
@@ -142,6 +147,7 @@ class Saver:
         with self._lock:
             self._check_open()
             self._wait_for_what_runs()
+            self._raise_earlier_failure(f"step {step} was not removed")
             try:
                 entry = self._known.resolve(step)
             except StepNotFoundError:
@@ -187,7 +193,8 @@ class Saver:
 
     def close(self) -> None:
         """Waits as `wait` does, and a while for data to be deleted; then saves no more."""
-        self._closed = True
+        with self._lock:  # a save that is being begun is waited for as well
+            self._closed = True
         try:
             self.wait()
         finally:
@@ -213,12 +220,18 @@ class Saver:
         if self._closed:
             raise ValueError(f"the checkpointer of {self._run.label} is closed")
 
-    def _raise_earlier_failure(self) -> None:
+    def _raise_earlier_failure(self, consequence: str = "") -> None:
         """Raises what ended badly in the background, unless somebody has been told already."""
         current = self._current
         for response in (current.response if current else None, self._deletion):
-            if response is not None and response.done() and not response.observed:
-                response.result()
+            if response is None:
+                continue
+            try:
+                response.raise_untold()
+            except Exception as error:
+                if consequence:
+                    error.add_note(f"({consequence})")
+                raise
 
     async def _write(
         self,

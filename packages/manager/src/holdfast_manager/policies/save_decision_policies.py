@@ -159,7 +159,7 @@ class PreemptionCheckpointingPolicy:
     JAX's preemption service agrees on that step among all processes, after SIGTERM or
     another notice has reached one of them. It runs where `jax.distributed` does, and asks
     to be asked at every step: call `save` (or `should_save`) at each. Without the service
-    the answer is no.
+    the answer is yes once a signal has come in the block of `save_on_termination`, else no.
     """
 
     def should_save(

@@ -3,9 +3,11 @@
 from holdfast_manager.described import DescribedCheckpoint, RootMetadata
 from holdfast_manager.engine.deletion import Deletion, Trash
 from holdfast_manager.engine.results import SaveResponse, SaveResult
+from holdfast_manager.engine.termination import Termination
 from holdfast_manager.engine.trash import TrashedStep
 from holdfast_manager.engine.verdicts import Verdict
 from holdfast_manager.training.checkpointer import Checkpointer
+from holdfast_manager.training.termination import save_on_termination
 from holdfast_storage.commit import SweepReport
 
 __all__ = [
@@ -16,7 +18,9 @@ __all__ = [
     "SaveResponse",
     "SaveResult",
     "SweepReport",
+    "Termination",
     "Trash",
     "TrashedStep",
     "Verdict",
+    "save_on_termination",
 ]

@@ -159,6 +159,14 @@ class Checkpointer(Housekeeping):
         """Whether `save` would save this step. Changes nothing."""
         return not self._run.saver.reason_to_skip(check_step(step))
 
+    def reached_preemption(self, step: SupportsIndex) -> bool:
+        """Whether this is the step at which a job that is about to be stopped saves and ends.
+
+        So says JAX's preemption service, or a signal; see `save_on_termination`. Ask after
+        `save`, for the same step.
+        """
+        return self._run.saver.reached_preemption(check_step(step))
+
     def save(
         self,
         step: SupportsIndex,
@@ -213,8 +221,9 @@ class Checkpointer(Housekeeping):
             StepAlreadyExistsError: It is committed and `overwrite` is false.
             TypeError: `step` is not an integer.
             ValueError: Something cannot be saved; nothing was written.
+            AbandonedError: The deadline of `save_on_termination` has passed.
             Exception: What an earlier background save failed with, if nobody has asked it
-                yet. This step was then not saved.
+                yet, with a note of which save that was. This step was then not saved.
         """
 
         def stage() -> Contents:
@@ -506,7 +515,8 @@ class Checkpointer(Housekeeping):
             return
         try:
             self.close()
-        except Exception:  # noqa: BLE001 - never in place of the error that is under way
+        except Exception as other:  # noqa: BLE001 - never in place of the error that is under way
+            error.add_note(f"a background save failed as well: {type(other).__name__}: {other}")
             _log.exception("a background save failed as well")
 
     def _save(
