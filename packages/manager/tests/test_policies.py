@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 
 from holdfast_manager.policies import preservation_policies as keep
@@ -65,6 +66,13 @@ def test_continuous_saving_waits_for_the_running_save_and_the_interval():
     assert saves(policy, 1)
     assert not saves(policy, 2, [Info(1, age=50_000)])
     assert saves(policy, 2, [Info(1, age=150_000)])
+
+
+def test_an_interval_counts_on_no_clock_that_was_set_back():
+    policy = when.ContinuousCheckpointingPolicy(minimum_interval_secs=100_000)
+    assert saves(policy, 2, [Info(1, age=-50_000)])  # committed in the future: by another clock
+    assert not saves(policy, 2, [Info(1, age=50_000)])
+    assert saves(when.ContinuousCheckpointingPolicy(minimum_interval_secs=0), 2, [Info(1)])
 
 
 def test_preemption_is_what_the_context_says():
@@ -139,6 +147,13 @@ def test_every_n_seconds_counts_from_the_one_kept_before():
     assert kept(keep.EveryNSeconds(1), []) == []
 
 
+def test_a_clock_that_was_set_back_starts_the_interval_anew():
+    # Step 2 was committed by a clock that was a day ahead; without it the others look alike.
+    ages = [(0, 300), (1, 290), (2, -86_000), (3, 200), (4, 190), (5, 90), (6, 80)]
+    checkpoints = [Info(step, age=age) for step, age in ages]
+    assert kept(keep.EveryNSeconds(100), checkpoints) == [0, 2, 3, 5]
+
+
 def test_every_n_steps_is_exact_or_spaced_and_limited():
     checkpoints = infos(0, 3, 4, 7, 8, 12)
     assert kept(keep.EveryNSteps(4), checkpoints) == [0, 4, 8, 12]
@@ -198,6 +213,22 @@ def test_a_metric_that_is_not_a_number_is_the_worst_either_way():
     assert kept(largest, checkpoints) == [0, 2]
 
 
+def test_what_cannot_be_ranked_is_told_with_its_step_and_its_metrics():
+    checkpoints = [*measured(1.0, 2.0), Info(2, metrics={"accuracy": 0.5})]
+    with pytest.raises(ValueError, match=r"no number for step 2, .*accuracy.*: KeyError: 'loss'"):
+        kept(by_loss(n=1), checkpoints)
+    with pytest.raises(ValueError, match="step 0, .* TypeError"):
+        kept(keep.BestN(get_metric_fn=lambda metrics: metrics, n=1), checkpoints)
+    assert kept(by_loss(n=3), checkpoints) == [0, 1, 2]  # not asked
+
+
+def test_numbers_of_numpy_and_infinities_are_ranked():
+    checkpoints = measured(np.float32(1), -math.inf, np.array(2.0), math.inf, np.int64(0))
+    assert kept(by_loss(n=2), checkpoints) == [1, 4]
+    largest = keep.BestN(get_metric_fn=lambda metrics: metrics["loss"], n=2)
+    assert kept(largest, checkpoints) == [2, 3]
+
+
 def test_of_equally_good_ones_the_later_stays():
     assert kept(by_loss(n=1), measured(1.0, 1.0, 2.0)) == [1]
 
@@ -208,6 +239,12 @@ def test_the_latest_duration_keeps_from_the_first_young_one_on():
     checkpoints = [Info(1, age=300_000), Info(2, age=30_000), Info(3, age=200_000), Info(4)]
     assert kept(policy, checkpoints) == [2, 3, 4]
     assert kept(policy, [Info(1, age=300_000)]) == []
+
+
+def test_a_clock_ahead_counts_as_young_and_one_behind_is_kept_after_a_young_one():
+    policy = keep.LatestDuration(datetime.timedelta(hours=1))
+    assert kept(policy, [Info(1, age=9_000), Info(2, age=-9_000), Info(3, age=9_000)]) == [2, 3]
+    assert kept(keep.LatestDuration(datetime.timedelta(0)), [Info(1, age=5)]) == []
 
 
 def test_a_disk_budget_keeps_the_newest_that_fit_together():

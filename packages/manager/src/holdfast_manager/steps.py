@@ -46,7 +46,7 @@ class StepReader:
 
     Attributes:
         committed_ns: When it was committed, by the writer's clock; None if it is gone.
-        metrics: The metrics saved with it, or None.
+        metrics: The metrics saved with it, or None; None also if it is gone.
         size_bytes: The bytes of all its files, or None if that cannot be told.
     """
 
@@ -108,7 +108,7 @@ class CheckpointMetadata:
 
     @property
     def metrics(self) -> Mapping[str, Any] | None:
-        """The metrics saved with the step; None if none were."""
+        """The metrics saved with the step; None if none were, or if it is gone."""
         if self._metrics is UNREAD:
             self._metrics = self._reader.metrics(self)
         return self._metrics

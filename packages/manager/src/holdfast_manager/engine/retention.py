@@ -12,11 +12,11 @@ from holdfast_manager.engine.pins import Pins
 from holdfast_manager.engine.reaper import Reaper
 from holdfast_manager.engine.trash import RunTrash
 from holdfast_manager.engine.verdicts import Verdict, judge, protections
-from holdfast_manager.errors import StepPinnedError
+from holdfast_manager.errors import StepNotFoundError, StepPinnedError
 from holdfast_manager.policies.preservation_policies import PreservationPolicy
 from holdfast_manager.run_directory import RunDirectory
 from holdfast_manager.steps import CheckpointMetadata
-from holdfast_storage import StorageError
+from holdfast_storage import CheckpointNotFoundError, StorageError
 from holdfast_storage.commit import SweepReport
 
 _log = logging.getLogger(__name__)
@@ -90,13 +90,18 @@ class Retention:
         if names:
             raise StepPinnedError(step, names, self._run.label)
 
-    async def delete(self, entry: CheckpointMetadata) -> bool:
+    async def delete(self, entry: CheckpointMetadata, *, missing_ok: bool) -> bool:
         """Un-commits one step that is not pinned; its data is deleted behind that."""
         try:
             async with self._pins.removing([entry.name]) as pinned:
                 if entry.step in pinned:
                     raise StepPinnedError(entry.step, pinned[entry.step], self._run.label)
                 await self._take_out(entry)
+        except CheckpointNotFoundError:
+            if missing_ok:
+                return False
+            known = [other.step for other in self._known.all()]
+            raise StepNotFoundError(entry.step, self._run.label, known) from None
         except BaseException:
             if await self._run.is_there(entry):
                 self._known.add(entry)
@@ -151,7 +156,8 @@ class Retention:
             decided = list(zip(checkpoints, verdicts, strict=True))
             surplus = [entry for entry, verdict in decided if not verdict]
             kept = [entry for entry, verdict in decided if verdict]
-            # A step that is not there must not be kept in place of one that is.
+            # A step that is not there must not be kept in place of one that is, and nothing
+            # goes unless what is newest is whole at this moment.
             if not surplus or await self._all_there(kept, writing=writing):
                 return verdicts, surplus
 
@@ -163,14 +169,16 @@ class Retention:
         return []
 
     async def _all_there(self, kept: list[CheckpointMetadata], *, writing: bool) -> bool:
-        return all([await self._known.confirm(entry, writing=writing) for entry in kept])
+        """Whether all are committed, as far as can be told; those that are not are forgotten."""
+        gone = await self._run.missing(kept)
+        for entry in gone:
+            self._known.drop(entry)
+        return not gone and all(
+            [await self._known.confirm(entry, writing=writing) for entry in kept]
+        )
 
     async def _collect(self) -> None:
         _, surplus = await self._decide()
-        # Nothing goes unless what is newest is whole at this moment.
-        while surplus and (newest := self._known.latest) and not await self._run.is_whole(newest):
-            self._known.drop(newest)
-            _, surplus = await self._decide()
         if not surplus:
             return
         async with self._pins.removing([entry.name for entry in surplus]) as pinned:

@@ -23,6 +23,7 @@ from holdfast_manager.engine.preemption import Preemption
 from holdfast_manager.engine.results import SaveResponse, SaveResult
 from holdfast_manager.engine.retention import Retention
 from holdfast_manager.errors import StepAlreadyExistsError, StepNotFoundError
+from holdfast_manager.policies.checks import yes_or_no
 from holdfast_manager.policies.info import Candidate
 from holdfast_manager.policies.save_decision_policies import DecisionContext, SaveDecisionPolicy
 from holdfast_manager.run_directory import RunDirectory
@@ -133,7 +134,8 @@ class Saver:
         if preempted and termination.requested():
             return ""  # no step comes after this one, whatever the policy waits for
         candidate = Candidate(step, metrics=metrics)
-        if not self._policy.should_save(candidate, checkpoints, context=context):
+        answer: object = self._policy.should_save(candidate, checkpoints, context=context)
+        if answer is None or not yes_or_no(answer, self._policy):
             busy = f"; step {running.step} was being saved" if saving and running else ""
             return f"the policy {self._policy!r} declined step {step}{busy}"
         return ""
@@ -159,7 +161,7 @@ class Saver:
                 work = remove_item(self._run.backend, entry.name, item, missing_ok=missing_ok)
             else:
                 self._known.drop(entry)
-                work = self._retention.delete(entry)
+                work = self._retention.delete(entry, missing_ok=missing_ok)
             self._deletion = AsyncResponse(work, what=f"the removal of {item or entry.path}")
             return self._deletion
 

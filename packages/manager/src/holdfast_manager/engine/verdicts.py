@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from holdfast_manager.policies.checks import yes_or_no
 from holdfast_manager.policies.preservation_policies import (
     AnyPreservationPolicy,
     BestN,
@@ -61,6 +62,7 @@ def judge(
 
     Raises:
         ValueError: A policy does not answer for each checkpoint; it is named.
+        TypeError: An answer is neither yes nor no.
     """
     context = PreservationContext(protected=protected)
     members = policy.policies if isinstance(policy, AnyPreservationPolicy) else (policy,)
@@ -81,13 +83,14 @@ def _answers(
     checkpoints: Sequence[CheckpointMetadata],
     context: PreservationContext,
 ) -> list[bool]:
-    answers = list(policy.should_preserve(checkpoints, context=context))
-    if len(answers) != len(checkpoints):
+    answers: object = policy.should_preserve(checkpoints, context=context)
+    given = list(answers) if isinstance(answers, Iterable) else [answers]
+    if len(given) != len(checkpoints):
         raise ValueError(
-            f"{policy!r} gave {len(answers)} answers about {len(checkpoints)} checkpoints; nothing "
+            f"{policy!r} gave {len(given)} answers about {len(checkpoints)} checkpoints; nothing "
             "is removed"
         )
-    return [bool(answer) for answer in answers]
+    return [yes_or_no(answer, policy) for answer in given]
 
 
 def best_by_policy(

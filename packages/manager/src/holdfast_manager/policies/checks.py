@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
 from collections.abc import Container, Iterable
@@ -71,3 +72,15 @@ def check_policies(value: Any, kind: type, method: str) -> tuple[Any, ...]:
         if not isinstance(member, kind) or isinstance(member, type):
             raise TypeError(f"policies[{index}] has no method {method}: {member!r}")
     return members
+
+
+def yes_or_no(answer: Any, policy: Any) -> bool:
+    """What a policy answered, as a bool: those of numpy and of JAX are taken too.
+
+    Raises:
+        TypeError: It is neither, such as the None of a function without `return`.
+    """
+    with contextlib.suppress(Exception):  # an array of several says neither, and raises
+        if answer == bool(answer):
+            return bool(answer)
+    raise TypeError(f"{policy!r} answers True or False, and gave {answer!r}")

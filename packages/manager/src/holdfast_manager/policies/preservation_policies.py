@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import reprlib
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -92,6 +93,9 @@ class LatestN:
 @dataclass(frozen=True)
 class EveryNSeconds:
     """Keeps the first, then each that was committed `interval_secs` after the last one kept.
+
+    One that was committed before the last one kept, by a clock that was set back meanwhile, is
+    kept, and the interval counts from there.
 
     Raises:
         ValueError: `interval_secs` is negative or not finite.
@@ -227,7 +231,8 @@ class BestN:
             cannot be ranked.
 
     Raises:
-        ValueError: `n` is negative.
+        ValueError: `n` is negative; or, when it is asked, `get_metric_fn` gives no number
+            for a step that has metrics. Nothing is removed then.
         TypeError: `get_metric_fn` cannot be called.
     """
 
@@ -262,13 +267,22 @@ class BestN:
         """Those with metrics, the best last."""
 
         def rank(entry: tuple[int, PolicyCheckpointInfo]) -> tuple[bool, float, int]:
-            value = float(self.get_metric_fn(entry[1].metrics))
+            value = self._value(entry[1])
             if math.isnan(value):
                 return (False, 0.0, entry[0])
             return (True, -value if self.reverse else value, entry[0])
 
         measured = [(i, info) for i, info in enumerate(checkpoints) if info.metrics is not None]
         return [info for _, info in sorted(measured, key=rank)]
+
+    def _value(self, info: PolicyCheckpointInfo) -> float:
+        try:
+            return float(self.get_metric_fn(info.metrics))
+        except Exception as error:
+            raise ValueError(
+                f"get_metric_fn gives no number for step {info.step}, whose metrics are "
+                f"{reprlib.repr(info.metrics)}: {type(error).__name__}: {error}"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -334,7 +348,7 @@ class DiskBudget:
         context: PreservationContext = _NO_CONTEXT,
     ) -> Sequence[bool]:
         """True for the newest of what `policy` keeps, up to the budget."""
-        wanted = self.policy.should_preserve(checkpoints, context=context)
+        wanted = list(self.policy.should_preserve(checkpoints, context=context))
         kept = [False] * len(checkpoints)
         left = self.max_bytes
         for index, info in enumerate(checkpoints):
@@ -389,11 +403,11 @@ def _newest(kept: list[bool], count: int | None) -> list[bool]:
 
 
 def _spaced(positions: Sequence[float], interval: float) -> list[bool]:
-    """The first, then each that is `interval` after the last one kept."""
+    """The first, then each that is `interval` after the last one kept, or before it."""
     kept: list[bool] = []
     last: float | None = None
     for position in positions:
-        keep = last is None or position - last >= interval
+        keep = last is None or position < last or position - last >= interval
         last = position if keep else last
         kept.append(keep)
     return kept

@@ -127,6 +127,7 @@ class ContinuousCheckpointingPolicy:
     """Saves whenever no save is under way, at most every `minimum_interval_secs`.
 
     The interval counts from the commit of the newest checkpoint, before a restart and after.
+    If that commit lies in the future, the clock was set back since, and nothing is waited for.
 
     Raises:
         ValueError: `minimum_interval_secs` is negative or not finite.
@@ -149,7 +150,8 @@ class ContinuousCheckpointingPolicy:
             return False
         if self.minimum_interval_secs is None or not previous_steps:
             return True
-        return time.time() - seconds(previous_steps[-1]) >= self.minimum_interval_secs
+        age = time.time() - seconds(previous_steps[-1])
+        return age < 0 or age >= self.minimum_interval_secs
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,13 @@ from holdfast_checkpointer.engine.names import METRICS
 from holdfast_manager.steps import CheckpointMetadata, StepReader
 from holdfast_metadata import parse_json
 from holdfast_metadata.orbax import ITEM_METADATA_FILE, STEP_METADATA_FILE, StepMetadata
-from holdfast_storage import ObjectNotFoundError, StorageBackend, StorageError, keys
+from holdfast_storage import (
+    CheckpointNotFoundError,
+    ObjectNotFoundError,
+    StorageBackend,
+    StorageError,
+    keys,
+)
 from holdfast_storage.commit import open_committed, open_plain, read_record
 from holdfast_storage.loop import get_loop
 
@@ -48,15 +54,15 @@ async def time_of(backend: StorageBackend, entry: CheckpointMetadata) -> int | N
 async def metrics_of(
     backend: StorageBackend, entry: CheckpointMetadata
 ) -> Mapping[str, Any] | None:
-    """The metrics saved with a step; None if none were."""
-    area = (
-        await open_committed(backend, entry.name, check_whole=False)
-        if entry.ours
-        else open_plain(backend, entry.name)
-    )
+    """The metrics saved with a step; None if none were, or if it is gone."""
     try:
+        area = (
+            await open_committed(backend, entry.name, check_whole=False)
+            if entry.ours
+            else open_plain(backend, entry.name)
+        )
         data = await area.child(METRICS).get(METRICS)
-    except ObjectNotFoundError:
+    except (ObjectNotFoundError, CheckpointNotFoundError):
         return None
     metrics: Mapping[str, Any] = parse_json(
         data, lenient=True, source=f"{area.label}/metrics/metrics"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holdfast_manager.run_directory import root_metadata
@@ -96,6 +96,19 @@ class RunDirectory:
     async def is_there(self, entry: CheckpointMetadata) -> bool:
         """Whether a step is committed at this moment, by whatever wrote it."""
         return (await occupant(self.backend, entry.name)).kind in ("ours", "orbax")
+
+    async def missing(self, entries: Sequence[CheckpointMetadata]) -> list[CheckpointMetadata]:
+        """Those of listed steps that somebody removed without telling, or that are torn.
+
+        The newest is looked into; of the others only the folder is looked for. That is what a
+        person or another program removes; what holdfast un-commits is removed by the one
+        writer of the run.
+        """
+        names, _ = await self._listing.names()
+        gone = [entry for entry in entries if entry.name not in names]
+        if not gone and entries and not await self.is_whole(entries[-1]):
+            gone.append(entries[-1])
+        return gone
 
     async def _without_torn_end(self, steps: list[CheckpointMetadata]) -> list[CheckpointMetadata]:
         """Leaves out newest steps of which files are missing, as while a copy still runs.
