@@ -129,10 +129,41 @@ def test_a_damaged_checkpoint_is_deleted(tmp_path, manifest):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("missing_ok", [False, True])
-def test_a_checkpoint_of_orbax_is_refused_and_not_told_missing(tmp_path, missing_ok):
-    (tmp_path / "c").mkdir()
-    (tmp_path / "c" / "_CHECKPOINT_METADATA").write_text("{}")
-    with pytest.raises(NotImplementedError, match="Orbax wrote"):
-        hf.delete(tmp_path / "c", missing_ok=missing_ok)
-    assert (tmp_path / "c" / "_CHECKPOINT_METADATA").exists()
+def as_orbax_writes(folder, *marks):
+    (folder / "state" / "d").mkdir(parents=True)
+    for name in ("_METADATA", "manifest.ocdbt", "d/1"):
+        (folder / "state" / name).write_text("{}")
+    for name in marks:
+        (folder / name).write_text("{}")
+
+
+def test_a_checkpoint_of_orbax_is_deleted_whole(tmp_path):
+    as_orbax_writes(tmp_path / "c", "_CHECKPOINT_METADATA", "commit_success.txt")
+    assert hf.delete(tmp_path / "c") is True
+    assert list(tmp_path.iterdir()) == []
+    assert hf.delete(tmp_path / "c", missing_ok=True) is False
+
+
+@pytest.mark.parametrize("marks", [["_CHECKPOINT_METADATA"], []])
+def test_an_item_of_orbax_is_no_checkpoint_to_delete(tmp_path, marks):
+    as_orbax_writes(tmp_path / "c", *marks)
+    with pytest.raises(FileNotFoundError, match="one level up"):
+        hf.delete(tmp_path / "c" / "state", missing_ok=True)
+    assert (tmp_path / "c" / "state" / "d" / "1").exists()
+
+
+def test_a_folder_of_checkpoints_is_not_deleted_though_it_has_a_mark_of_orbax(tmp_path):
+    as_orbax_writes(tmp_path / "run" / "7", "_CHECKPOINT_METADATA")
+    hf.save(tmp_path / "run" / "8", {"a": 1})
+    (tmp_path / "run" / "_METADATA").write_text("{}")
+    with pytest.raises(hf.errors.InvalidLayoutError, match="other checkpoints are in this one"):
+        hf.delete(tmp_path / "run")
+    assert (tmp_path / "run" / "7" / "state" / "d" / "1").exists()
+    assert hf.load(tmp_path / "run" / "8") == {"a": 1}
+
+
+def test_what_orbax_has_not_finished_is_not_deleted(tmp_path):
+    as_orbax_writes(tmp_path / "c.orbax-checkpoint-tmp", "_CHECKPOINT_METADATA")
+    with pytest.raises(FileNotFoundError, match="temporary directory of an Orbax save"):
+        hf.delete(tmp_path / "c.orbax-checkpoint-tmp")
+    assert (tmp_path / "c.orbax-checkpoint-tmp" / "state" / "d" / "1").exists()

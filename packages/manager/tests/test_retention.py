@@ -5,6 +5,7 @@ import datetime
 import subprocess
 import sys
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -12,8 +13,11 @@ import pytest
 from holdfast_checkpointer.options import Context
 from holdfast_manager import training
 from holdfast_manager.engine import deletion
+from holdfast_manager.engine.deletion import Deletion
+from holdfast_manager.engine.reaper import Reaper
 from holdfast_manager.policies.preservation_policies import LatestN
 from holdfast_storage import get_loop, open_backend
+from holdfast_storage.commit import Pace, pace, read_record
 from holdfast_storage.errors import StorageError, TransientStorageError
 from holdfast_storage.testing.faulty import FaultyBackend
 
@@ -151,3 +155,95 @@ threading.Thread(target=lambda: (ended.wait(20), reaper.close(20))).start()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_deletion_that_fails_stops_no_other_and_is_reported(place, caplog):
+    reaper = Reaper(Deletion(at_once=1))
+    done = []
+
+    async def fail():
+        raise TransientStorageError("injected: 503")
+
+    async def succeed():
+        done.append(True)
+
+    reaper.add(fail, "the first")
+    for _ in range(3):
+        reaper.add(succeed, "another")
+    reaper.close(60)
+    assert len(done) == 3
+    assert len(reaper.failed) == 1
+    assert "could not delete the first" in caplog.text
+
+
+def test_no_more_deletions_than_allowed_run_at_once(place):
+    reaper = Reaper(Deletion(at_once=3))
+    running, most = [], []
+
+    async def work():
+        running.append(None)
+        most.append(len(running))
+        await asyncio.sleep(0.001)
+        running.pop()
+
+    for _ in range(12):
+        reaper.add(work, "x")
+    reaper.close(60)
+    assert len(most) == 12
+    assert max(most) == 3
+
+
+def test_objects_are_deleted_at_the_rate_that_is_given(place, monkeypatch):
+    """By a clock of its own: a turn waits until those before it have had theirs."""
+    now = [0.0]
+
+    async def sleep(seconds):
+        now[0] += seconds
+
+    monkeypatch.setattr(pace, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(pace, "asyncio", types.SimpleNamespace(sleep=sleep))
+
+    async def delete():
+        backend = open_backend(place)
+        for number in range(6):
+            await backend.put(f"step/{number}", b"x")
+        await backend.put("step/_ATTEMPT.json", b"x")
+        await Pace(2).delete_prefix(backend, "step")
+        return [info async for info in backend.walk("step")]
+
+    assert get_loop().run(delete()) == []
+    assert now[0] == 2.5  # six objects at two in a second; the first at once
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"at_once": 0}, "at_once is an integer >= 1, got 0"),
+        ({"at_once": 1.5}, r"at_once is an integer >= 1, got 1\.5"),
+        ({"objects_per_second": 0}, "objects_per_second is a number > 0 or None, got 0"),
+        ({"objects_per_second": "1"}, "objects_per_second is a number > 0 or None, got '1'"),
+        ({"patience": 3}, r"patience is a datetime\.timedelta, got 3"),
+    ],
+)
+def test_options_of_deletion_that_make_no_sense_are_refused(wrong, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        Deletion(**wrong)
+
+
+def test_a_newest_step_that_is_not_whole_keeps_its_place_from_no_other(place):
+    run = training.Checkpointer(place, preservation_policy=LatestN(1))
+    other = training.Checkpointer(place)
+    for step in (1, 2):
+        assert other.save(step, state(step))
+    run.reload()
+    assert other.save(9, state(9))
+    run.reload()
+    prefix = get_loop().run(read_record(open_backend(place), "9")).record.data
+    get_loop().run(open_backend(place).delete(f"9/{prefix}/state/_TREE.json".replace("//", "/")))
+    assert run.save(3, state(3), force=True)
+    run.wait()
+    assert steps(run) == [3]  # 9 is there for a person to look at, and holds nothing back
+    assert run.load()["w"][0] == 3
+    assert get_loop().run(read_record(open_backend(place), "9")).committed
+    run.close()
+    other.close()

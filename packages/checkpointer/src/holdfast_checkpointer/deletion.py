@@ -19,11 +19,12 @@ def delete(
     missing_ok: bool = False,
     context: options.Context | None = None,
 ) -> bool:
-    """Deletes one committed holdfast checkpoint, or one item of it.
+    """Deletes one committed checkpoint, or one item of it.
 
-    A checkpoint is un-committed first, then its data removed; it may be damaged. An item goes by
-    replacing the checkpoint with one that lacks it, in one commit: readers see either. What stays
-    is copied for that, and verified.
+    A checkpoint is un-committed first, then its data removed; it may be damaged. Of one that Orbax
+    wrote, everything in its folder is removed. An item of one that holdfast wrote goes by replacing
+    the checkpoint with one that lacks it, in one commit: readers see either. What stays is copied
+    for that, and verified.
 
     Args:
         path: A path or URL of the checkpoint itself, never of a run.
@@ -36,9 +37,10 @@ def delete(
 
     Raises:
         FileNotFoundError: No checkpoint is committed there, or it has no such item.
-        ValueError: The name is none, or the item is the last one.
+        ValueError: The name is none, or the item is the last one, or other checkpoints are in the
+            folder of one that Orbax wrote.
         CommitConflictError: The checkpoint was replaced meanwhile; the new one was not touched.
-        NotImplementedError: Orbax wrote the checkpoint; it was not touched.
+        NotImplementedError: One item of what Orbax wrote was asked for; it was not touched.
 
     Examples:
         >>> import holdfast as hf, numpy as np

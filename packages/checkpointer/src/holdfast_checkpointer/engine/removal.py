@@ -8,13 +8,17 @@ from holdfast_checkpointer.engine.layout import (
     StoredCheckpoint,
     describe_area,
     read_checkpoint,
+    refuse_no_checkpoint,
 )
+from holdfast_checkpointer.engine.unmarked import holds_unmarked
+from holdfast_metadata import COMMIT_FILE
 from holdfast_metadata.orbax import STEP_METADATA_FILE
 from holdfast_storage import (
     CheckpointNotFoundError,
     InvalidLayoutError,
     StorageBackend,
     UnsupportedOperationError,
+    keys,
 )
 from holdfast_storage.commit import (
     CommittedArea,
@@ -34,8 +38,8 @@ async def remove_checkpoint(backend: StorageBackend, final: str, *, missing_ok: 
         False if none is there and may be.
 
     Raises:
-        CheckpointNotFoundError: There is no checkpoint.
-        UnsupportedOperationError: Orbax wrote it.
+        CheckpointNotFoundError: There is no checkpoint, or it is an item of one.
+        InvalidLayoutError: Other checkpoints are in it.
     """
     stored = await read_record(backend, final)
     attempt = stored.attempt
@@ -44,7 +48,8 @@ async def remove_checkpoint(backend: StorageBackend, final: str, *, missing_ok: 
             attempt = (await open_committed(backend, final, check_whole=False)).record.attempt
         except CheckpointNotFoundError:
             if (await occupant(backend, final)).kind == "orbax":
-                await read_checkpoint(backend, final, _refuse_orbax)
+                await _remove_orbax(backend, final)
+                return True
             if missing_ok:
                 return False
             raise
@@ -97,11 +102,26 @@ async def remove_item(backend: StorageBackend, final: str, name: str, *, missing
     return True
 
 
-async def _refuse_orbax(stored: StoredCheckpoint) -> None:
-    raise UnsupportedOperationError(
-        f"Orbax wrote {stored.area.label}: it has no record by which readers would see it go in "
-        "one step; remove it with Orbax, or its folder"
-    )
+async def _remove_orbax(backend: StorageBackend, final: str) -> None:
+    """Removes all that is in the folder of a checkpoint of Orbax's, which lists no files."""
+    await refuse_no_checkpoint(backend, final)
+    where = {"key": final, "root": backend.root}
+    for prefix in (await backend.children(final)).prefixes:
+        files = {keys.leaf(info.key) for info in (await backend.children(prefix)).objects}
+        if files & {COMMIT_FILE, STEP_METADATA_FILE}:
+            raise InvalidLayoutError(
+                f"other checkpoints are in this one, as {keys.leaf(prefix)!r}; nothing was touched",
+                **where,
+            )
+    if await holds_unmarked(backend, keys.parent(final)):
+        raise CheckpointNotFoundError(
+            "this may be an item of a checkpoint one level up, as old versions of Orbax wrote "
+            "them; nothing was touched",
+            **where,
+        )
+    strategy = await backend.commit_strategy()
+    remove = await strategy.uncommit_orbax(final)
+    await remove()
 
 
 def _step_without(stored: StoredCheckpoint, name: str) -> bytes:
