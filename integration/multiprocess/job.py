@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,28 @@ def _result(index: int, process: subprocess.Popen[str], timeout_s: float) -> Any
     return json.loads(said[-1].removeprefix("RESULT "))
 
 
-def start(count: int, part: str, *arguments: Any, devices: int = DEVICES) -> Job:
-    """Starts a job of `count` processes, each with a few CPU devices of its own."""
+def start(
+    count: int,
+    part: str,
+    *arguments: Any,
+    devices: int = DEVICES,
+    before: Sequence[Sequence[str]] = (),
+) -> Job:
+    """Starts a job of `count` processes, each with a few CPU devices of its own.
+
+    Args:
+        count: How many.
+        part: The function that each runs.
+        *arguments: Its arguments.
+        devices: CPU devices of each process.
+        before: For each process words to put before its command.
+    """
     port = free_port()
     job = Job()
     for index in range(count):
         command = [sys.executable, "-m", "integration.multiprocess.job"]
         command += [str(index), str(count), str(port), str(devices), part, json.dumps(arguments)]
+        command = [*(before[index] if before else ()), *command]
         job.processes.append(
             subprocess.Popen(
                 command,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+import os
+import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -141,3 +144,149 @@ def load(place: str, shape: Sequence[int]) -> Any:
     found = hf.load(place, target)
     check(found)
     return "loaded"
+
+
+def outcome(work: Any, *arguments: Any, **how: Any) -> dict[str, Any]:
+    """What some work returns or raises, and after how long."""
+    began = time.monotonic()
+    try:
+        said: dict[str, Any] = {"value": work(*arguments, **how)}
+    except Exception as error:
+        kinds = [kind.__name__ for kind in type(error).__mro__]
+        said = {"error": kinds, "message": str(error), "process": getattr(error, "process", None)}
+    return {**said, "seconds": time.monotonic() - began}
+
+
+def disagree(folder: str) -> Any:
+    """Saves trees that differ between the processes, one way after the other; then one alike."""
+    import holdfast as hf
+
+    me = jax.process_index()
+    mesh = mesh_of([jax.device_count()])
+    same = {"w": global_array(np.ones((8, 2), np.float32), mesh, "x"), "n": np.arange(3)}
+    trees = {
+        "leaf": {**same, **({"extra": 1} if me else {})},
+        "value": {**same, "n": np.arange(3) + me},
+        "number": {**same, "step": 7 + me},
+        "shape": {**same, "n": np.arange(3 + me)},
+        "dtype": {**same, "n": np.arange(3).astype(np.float32 if me else np.int64)},
+        "alike": same,
+    }
+    return {name: outcome(hf.save, f"{folder}/{name}", trees[name]) for name in trees}
+
+
+PHASES = ("validation", "write", "seal", "merge", "commit")
+
+
+def fail(folder: str) -> Any:
+    """Fails in one phase after the other, on one process after the other; then saves again."""
+    import holdfast as hf
+
+    me = jax.process_index()
+    tree = state(mesh_of([jax.device_count()]))
+    found = {}
+    for phase in PHASES:
+        for culprit in range(jax.process_count()):
+            if phase in ("merge", "commit") and culprit:
+                continue  # only the primary does this
+            place = f"{folder}/{phase}-{culprit}"
+            hit = me == culprit
+            bad = {**tree, "bad": object()} if hit and phase == "validation" else tree
+            with broken(phase if hit else None):
+                found[f"{phase}-{culprit}"] = outcome(hf.save, place, bad)
+            found[f"{phase}-{culprit}"]["again"] = outcome(hf.save, place, tree)
+    return found
+
+
+@contextlib.contextmanager
+def broken(phase: str | None) -> Iterator[None]:
+    """Lets this process fail in a phase of its next save, as storage would."""
+    from holdfast_checkpointer.handlers.staged_tree import StagedPyTree
+    from holdfast_local.backend import LocalBackend
+    from holdfast_storage.commit.rename import RenameCommit
+
+    where: dict[str, tuple[type, str]] = {
+        "write": (StagedPyTree, "write"),
+        "seal": (LocalBackend, "sync_prefix"),
+        "merge": (StagedPyTree, "finish"),
+        "commit": (RenameCommit, "commit"),
+    }
+    if phase not in where:
+        yield
+        return
+    kind, name = where[phase]
+    original = getattr(kind, name)
+
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(28, f"no space left for the {phase}")
+
+    setattr(kind, name, refuse)
+    try:
+        yield
+    finally:
+        setattr(kind, name, original)
+
+
+def stall(folder: str) -> Any:
+    """Process 1 comes late: beyond the deadline, then within it as it gets on."""
+    import holdfast as hf
+
+    me = jax.process_index()
+    options = hf.options.MultiprocessingOptions(deadline_secs=1.5)
+    context = hf.Context(multiprocessing=options)
+    tree = state(mesh_of([jax.device_count()]))
+    if me == 1:
+        time.sleep(6)
+    late = outcome(hf.save, f"{folder}/late", tree, context=context)
+    if me == 0:
+        time.sleep(6)
+    taken = outcome(hf.save, f"{folder}/again", tree)
+    return {
+        "late": late,
+        "again": taken,
+        "taken": outcome(hf.save, f"{folder}/again", tree),
+    }
+
+
+def save_in_background(folder: str) -> Any:
+    """Several saves, to several places at once, from arrays that are donated meanwhile."""
+    import holdfast as hf
+
+    mesh = mesh_of([jax.device_count()])
+    add = jax.jit(lambda x: x + 1, donate_argnums=0)
+    w = global_array(np.zeros((64, 64), np.float32), mesh, "x")
+    responses = []
+    for step in range(4):
+        responses.append(hf.save_async(f"{folder}/{step}", {"w": w, "step": step}))
+        w = add(w)
+    for response in responses:
+        response.result()
+    loaded = [hf.load(f"{folder}/{step}", {"w": w, "step": 0}) for step in range(4)]
+    return [
+        all((np.asarray(s.data) == step).all() for s in found["w"].addressable_shards)
+        and found["step"] == step
+        for step, found in enumerate(loaded)
+    ]
+
+
+def save_unshared(place: str) -> Any:
+    """Saves where the processes do not see each other's files."""
+    import holdfast as hf
+
+    return outcome(hf.save, place, state(mesh_of([jax.device_count()])))
+
+
+def save_until_killed(folder: str, victim: int) -> Any:
+    """Saves step after step; the victim kills itself in the middle of a write."""
+    import holdfast as hf
+    from holdfast_checkpointer.handlers.staged_tree import StagedPyTree
+
+    tree = state(mesh_of([jax.device_count()]))
+    hf.save(f"{folder}/0", tree)
+    if jax.process_index() == victim:
+
+        async def die(*_: Any) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        StagedPyTree.write = die  # type: ignore[method-assign, assignment]
+    return outcome(hf.save, f"{folder}/1", tree)

@@ -12,7 +12,7 @@ import asyncio
 import json
 import logging
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -103,11 +103,11 @@ class JointSave:
             await self.operation.vote("the differences", zlib.compress(data), _refuse)
 
     def _fingerprint(self) -> dict[str, str]:
-        found = {"(overwrite)": str(self.replace)}
+        found = {"overwrite": json.dumps({"": self.replace})}
         for name, item in self.items.items():
-            found[f"(item) {name}"] = item.recorded_as
+            found[f"item {name!r}"] = json.dumps({"handler": item.recorded_as})
             for leaf, what in item.staged.fingerprint().items():
-                found[f"{name}: {leaf}" if name else leaf] = what
+                found[f"{name}{leaf}"] = what
         return found
 
     async def lead(self, documents: Documents) -> CommitRecord:
@@ -262,17 +262,37 @@ def _refuse(ballots: Mapping[int, bytes]) -> bytes:
     leaves = sorted({leaf for found in said.values() for leaf in found})
     problems = []
     for leaf in leaves:
-        groups: dict[str, list[int]] = {}
-        for process in sorted(said):
-            groups.setdefault(said[process].get(leaf, "nothing"), []).append(process)
-        if len(groups) > 1:
-            told = "; ".join(f"{what} on process {_list(who)}" for what, who in groups.items())
-            problems.append(f"  {leaf}: {told}")
+        told = [(p, said[p].get(leaf)) for p in sorted(said)]
+        if len({what for _, what in told}) > 1:
+            problems.append(f"  {leaf}: {_compared(told)}")
     shown = "\n".join(problems[:_SHOWN])
     more = f"\n  ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     raise DisagreementError(
         f"the processes do not save the same, in {len(problems)} places; nothing was written:\n"
         f"{shown}{more}"
+    )
+
+
+def _compared(told: Sequence[tuple[int, str | None]]) -> str:
+    """What the processes say of one leaf, as far as it differs."""
+    found = [(process, json.loads(what) if what is not None else {}) for process, what in told]
+    fields = {key for _, what in found for key in what}
+    differ = {key for key in fields if len({str(what.get(key)) for _, what in found if what}) > 1}
+    if len(differ) > 1:
+        differ -= {"chunk", "bytes"}  # they follow from the others
+    groups: dict[str, list[int]] = {}
+    for process, what in found:
+        groups.setdefault(_said(what, differ), []).append(process)
+    return "; ".join(f"{what} on process {_list(who)}" for what, who in groups.items())
+
+
+def _said(what: Mapping[str, Any], fields: Collection[str]) -> str:
+    if not what:
+        return "nothing"
+    shown = {key: what[key] for key in sorted(fields or what) if what.get(key) is not None}
+    return ", ".join(
+        f"values of digest {' '.join(value)}" if key == "bytes" else f"{key} {value}".strip()
+        for key, value in shown.items()
     )
 
 

@@ -64,7 +64,7 @@ class StagedItem(abc.ABC):
         return False
 
     def fingerprint(self) -> Mapping[str, str]:
-        """What must be the same on every process, by leaf; work for the CPU."""
+        """What must be the same on every process, by leaf, as JSON objects; work for the CPU."""
         return {}
 
     def encode(self, record: ItemRecord) -> bytes:
