@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from holdfast_manager import training
-from holdfast_manager.engine.pins import Pins
+from holdfast_manager.engine.holds import Holds
 from holdfast_manager.errors import (
     PinExistsError,
     PinNotFoundError,
@@ -134,12 +134,12 @@ async def remove_with_a_pin_at(url, point):
     plain = open_backend(url)
     view = FaultyBackend(plain, {point: Fault.PAUSE})
     run = RunDirectory(view)
-    pins = Pins(RunDirectory(plain), pause_s=0.001)
+    pins = Holds(RunDirectory(plain), pause_s=0.001).pins
     entry = run.describe(1, None, "1")
 
     async def remove():
-        async with Pins(run).removing([entry.name]) as pinned:
-            if entry.step not in pinned:
+        async with Holds(run).removing([entry.name]) as held:
+            if entry.step not in held:
                 await (await run.uncommit(entry))()
 
     async def pin():
@@ -166,10 +166,12 @@ def test_a_remover_that_died_is_told_apart_and_forgotten_by_the_next(place):
 
     async def die_while_removing():
         run = RunDirectory(open_backend(place))
-        removal = Pins(run).removing(["1"])
+        removal = Holds(run).removing(["1"])
         await removal.__aenter__()
         with pytest.raises(StorageTimeoutError, match="about to be removed"):
-            await Pins(run, patience_s=0.01, pause_s=0.001).pin(run.describe(1, None, "1"), "x")
+            await Holds(run, patience_s=0.01, pause_s=0.001).pins.pin(
+                run.describe(1, None, "1"), "x"
+            )
         return removal
 
     get_loop().run(die_while_removing())

@@ -19,6 +19,7 @@ from holdfast_metadata import (
     MetadataError,
     NewerFormatError,
     Pin,
+    ReaderLease,
     Trashed,
     TrashTicket,
     canonical_json,
@@ -315,10 +316,15 @@ def test_digests_of_an_array_that_make_no_sense_name_the_array(stored):
             by=AttemptMark("abc", "removal", "host", "boot", "ns", 1, "2", 3600.0, 3),
             extra={"later": [2]},
         ),
+        ReaderLease(
+            steps=(7, 2**40),
+            by=AttemptMark("abc", "reader", "host", "boot", "ns", 1, "2", 120.0, 3, beat=4),
+            extra={"later": [2]},
+        ),
     ],
-    ids=["pin", "collecting"],
+    ids=["pin", "collecting", "reader"],
 )
-def test_a_pin_and_a_removal_come_back_as_they_were_written(document):
+def test_a_pin_a_removal_and_a_reader_come_back_as_they_were_written(document):
     kind = type(document)
     assert kind.from_bytes(document.to_bytes()) == document
     with pytest.raises(NewerFormatError):

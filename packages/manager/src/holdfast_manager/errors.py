@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from holdfast_metadata import HoldfastError
 
 
@@ -70,6 +72,21 @@ class PinExistsError(HoldfastError, ValueError):
             f"the pin {name!r} of {directory} holds step {step}; unpin it first, or choose another "
             "name"
         )
+
+
+class StepBeingReadError(HoldfastError, ValueError):
+    """A process reads the step at this moment; it was not removed.
+
+    Attributes:
+        step: The step.
+    """
+
+    def __init__(self, step: int, holds: Sequence[str], directory: str) -> None:
+        super().__init__(
+            f"step {step} of {directory} was not removed: {'; '.join(holds)}. A reader that has "
+            "died is passed over: at once on its own host, elsewhere two minutes after it"
+        )
+        self.step = step
 
 
 class StepPinnedError(HoldfastError, ValueError):

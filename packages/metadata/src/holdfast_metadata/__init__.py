@@ -15,6 +15,7 @@ from holdfast_metadata.json_codec import canonical_json, ordered_json, parse_jso
 from holdfast_metadata.keys import Key
 from holdfast_metadata.manifest import MANIFEST_FILE, Manifest, ManifestEntry
 from holdfast_metadata.pin import COLLECTING_FILE, PINS_DIR, Collecting, Pin
+from holdfast_metadata.reader import READERS_DIR, ReaderLease
 from holdfast_metadata.scalars import decode_scalar, encode_scalar
 from holdfast_metadata.trash import TrashTicket
 from holdfast_metadata.tree import (
@@ -39,6 +40,7 @@ __all__ = [
     "LEAF_KINDS",
     "MANIFEST_FILE",
     "PINS_DIR",
+    "READERS_DIR",
     "TREE_FILE",
     "ArrayDigests",
     "AttemptMark",
@@ -61,6 +63,7 @@ __all__ = [
     "NoneNode",
     "NotJsonError",
     "Pin",
+    "ReaderLease",
     "SequenceNode",
     "TrashTicket",
     "Trashed",

@@ -7,12 +7,12 @@ import logging
 
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_manager.engine import termination
+from holdfast_manager.engine.holds import Holds
 from holdfast_manager.engine.known import KnownSteps
-from holdfast_manager.engine.pins import Pins
 from holdfast_manager.engine.reaper import Reaper
 from holdfast_manager.engine.trash import RunTrash
 from holdfast_manager.engine.verdicts import Verdict, judge, protections
-from holdfast_manager.errors import StepNotFoundError, StepPinnedError
+from holdfast_manager.errors import StepBeingReadError, StepNotFoundError, StepPinnedError
 from holdfast_manager.policies.preservation_policies import PreservationPolicy
 from holdfast_manager.run_directory import RunDirectory
 from holdfast_manager.steps import CheckpointMetadata
@@ -34,14 +34,14 @@ class Retention:
         self,
         run: RunDirectory,
         known: KnownSteps,
-        pins: Pins,
+        holds: Holds,
         policy: PreservationPolicy,
         reaper: Reaper,
         trash: RunTrash,
     ) -> None:
         self._run = run
         self._known = known
-        self._pins = pins
+        self._holds = holds
         self.policy = policy
         self._reaper = reaper
         self._trash = trash
@@ -86,16 +86,17 @@ class Retention:
         Raises:
             StepPinnedError: It is pinned; the message says by which names.
         """
-        names = (await self._pins.by_step()).get(step)
+        names = (await self._holds.pins.by_step()).get(step)
         if names:
             raise StepPinnedError(step, names, self._run.label)
 
     async def delete(self, entry: CheckpointMetadata, *, missing_ok: bool) -> bool:
-        """Un-commits one step that is not pinned; its data is deleted behind that."""
+        """Un-commits one step that nothing holds; its data is deleted behind that."""
         try:
-            async with self._pins.removing([entry.name]) as pinned:
-                if entry.step in pinned:
-                    raise StepPinnedError(entry.step, pinned[entry.step], self._run.label)
+            async with self._holds.removing([entry.name]) as held:
+                await self.require_unpinned(entry.step)
+                if entry.step in held:
+                    raise StepBeingReadError(entry.step, held[entry.step], self._run.label)
                 await self._take_out(entry)
         except CheckpointNotFoundError:
             if missing_ok:
@@ -129,7 +130,7 @@ class Retention:
             older_than: Silence in seconds, by the store's clock, from which on a writer that
                 is not provably gone counts as dead.
         """
-        await self._pins.forget_dead_removal()
+        await self._holds.removals.forget_dead()
         run = await self._run.sweep(older_than=older_than, pace=self._reaper.pace)
         trash = await self._trash.sweep(older_than)
         await self._run.repair_hints()
@@ -149,8 +150,8 @@ class Retention:
         """What stays, and the steps that go."""
         while True:
             checkpoints = self._known.all()
-            pins = await self._pins.by_step()
-            protected = protections(checkpoints, pins, await self._fixed(checkpoints))
+            holds = await self._holds.by_step(writing=writing)
+            protected = protections(checkpoints, holds, await self._fixed(checkpoints))
             # Outside the loop, for a policy may read metrics.
             verdicts = await asyncio.to_thread(judge, checkpoints, self.policy, protected)
             decided = list(zip(checkpoints, verdicts, strict=True))
@@ -181,9 +182,9 @@ class Retention:
         _, surplus = await self._decide()
         if not surplus:
             return
-        async with self._pins.removing([entry.name for entry in surplus]) as pinned:
+        async with self._holds.removing([entry.name for entry in surplus]) as held:
             for entry in surplus:
-                if entry.step not in pinned:
+                if entry.step not in held:
                     await self._collect_one(entry)
 
     async def _collect_one(self, entry: CheckpointMetadata) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from holdfast_checkpointer.options import Context
 from holdfast_manager.engine.deletion import Deletion, Trash
+from holdfast_manager.engine.holds import Holds
 from holdfast_manager.engine.known import KnownSteps
-from holdfast_manager.engine.pins import Pins
 from holdfast_manager.engine.reaper import Reaper
 from holdfast_manager.engine.retention import Retention
 from holdfast_manager.engine.saver import Saver
@@ -53,7 +53,7 @@ class Run:
     Attributes:
         directory: The run's folder.
         known: The committed steps as this process knows them.
-        pins: Steps that stay.
+        holds: Steps that stay whatever a policy says, and why.
         reaper: Deletes data in the background.
         trash: Removed steps that may come back.
         retention: What is done after a commit.
@@ -63,11 +63,11 @@ class Run:
     def __init__(self, backend: StorageBackend, context: Context, settings: RunSettings) -> None:
         self.directory = RunDirectory(backend, settings.names)
         self.known = KnownSteps(self.directory)
-        self.pins = Pins(self.directory)
+        self.holds = Holds(self.directory)
         self.reaper = Reaper(settings.deletion)
         self.trash = RunTrash(self.directory, self.known, self.reaper, settings.trash)
         self.retention = Retention(
-            self.directory, self.known, self.pins, settings.what, self.reaper, self.trash
+            self.directory, self.known, self.holds, settings.what, self.reaper, self.trash
         )
         self.saver = Saver(
             self.directory,

@@ -39,14 +39,14 @@ class Verdict:
 
 def protections(
     checkpoints: Sequence[CheckpointMetadata],
-    pins: Mapping[int, Sequence[str]],
+    holds: Mapping[int, Sequence[str]],
     fixed: Sequence[CheckpointMetadata] = (),
 ) -> dict[int, list[str]]:
     """The steps that stay whatever a policy says, and why; `fixed` cannot go to the trash."""
     found: dict[int, list[str]] = {}
     for entry in checkpoints:
         reasons = [NEWEST] if entry is checkpoints[-1] else []
-        reasons += [f"it is pinned as {name!r}" for name in pins.get(entry.step, ())]
+        reasons += holds.get(entry.step, ())
         reasons += [FIXED] if entry in fixed else []
         if reasons:
             found[entry.step] = reasons

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -149,7 +150,7 @@ class Checkpointer(Housekeeping):
     @property
     def pins(self) -> Mapping[str, int]:
         """The step of each pin, by the pin's name, as it is stored now."""
-        return get_loop().run(self._run.pins.read())
+        return get_loop().run(self._run.holds.pins.read())
 
     def reload(self) -> None:
         """Lists the storage again, to see what other processes committed or removed."""
@@ -395,7 +396,7 @@ class Checkpointer(Housekeeping):
             ([0, 2], {'paper': 0})
             >>> run.close()
         """
-        get_loop().run(self._run.pins.pin(self._run.known.resolve(_number(step)), name))
+        get_loop().run(self._run.holds.pins.pin(self._run.known.resolve(_number(step)), name))
 
     def unpin(self, name: str) -> None:
         """Removes a pin; the step goes at the next commit if no other rule keeps it.
@@ -403,7 +404,37 @@ class Checkpointer(Housekeeping):
         Raises:
             PinNotFoundError: The run has no pin of that name; the message lists those it has.
         """
-        get_loop().run(self._run.pins.unpin(name))
+        get_loop().run(self._run.holds.pins.unpin(name))
+
+    def reading(
+        self, step: Step | None = None
+    ) -> contextlib.AbstractContextManager[CheckpointMetadata]:
+        """Keeps a step, by default the latest, while a block reads it.
+
+        No policy removes the step meanwhile, in whatever process, nor `delete`. The reader says
+        so by a small object in `_readers`, refreshed while the block runs, which counts for
+        two minutes after a refresh; where the process may not write the step is not kept,
+        which is said once in the log. A process that is stopped for longer may lose the step;
+        what reads it then fails with `CheckpointDeletedError`. Replacing the step harms no
+        reader and is not held up. A single `load` needs none of this unless it takes long
+        and the step is about to go: it never returns anything that is not whole.
+
+        Returns:
+            A context manager that gives the step, as `checkpoints` lists it.
+
+        Raises:
+            StepNotFoundError: It is not committed, or was removed at this moment.
+
+        Examples:
+            >>> import holdfast as hf
+            >>> with hf.training.Checkpointer("memory://doc/reading") as run:
+            ...     saved = run.save(1, {"w": 0.5})
+            ...     with run.reading(1) as entry:
+            ...         state = run.load(entry.step)
+            >>> state
+            {'w': 0.5}
+        """
+        return self._run.holds.readers.reading(self._run.known.resolve(_number(step)))
 
     def explain(self) -> Sequence[Verdict]:
         """Says for every step which rule keeps it, or that it would be collected now.
@@ -450,6 +481,7 @@ class Checkpointer(Housekeeping):
         Raises:
             StepNotFoundError: It is not committed.
             StepPinnedError: It is pinned; nothing was touched.
+            StepBeingReadError: A process reads it; nothing was touched.
             FileNotFoundError: The step has no such item.
             ValueError: The name is none, or the item is the last one.
             NotImplementedError: Orbax wrote the step, and what was asked for cannot be done with

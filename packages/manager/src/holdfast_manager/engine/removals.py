@@ -1,0 +1,97 @@
+"""What is about to be removed, announced so that whoever holds a step sees it.
+
+A hold and a removal may be under way at the same time, in different processes. Each first
+says what it is about to do, then looks at what the other said: the remover lists the steps
+in `.holdfast-collecting` before it reads the holds for the last time; whoever holds a step
+writes that before it reads the list. So at least one sees the other. The remover spares
+what is held; whoever holds waits until the list is gone, and then asks whether the step is
+there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+from holdfast_manager.errors import StepNotFoundError
+from holdfast_manager.run_directory import RunDirectory
+from holdfast_manager.steps import CheckpointMetadata
+from holdfast_metadata import COLLECTING_FILE, Collecting
+from holdfast_storage import ObjectNotFoundError, StorageTimeoutError
+from holdfast_storage.commit import identity
+from holdfast_storage.commit.sweep import StoreClock
+
+Clock: TypeAlias = Callable[[], Awaitable[float]]
+
+
+class Removals:
+    """The announcements of one run, from both sides.
+
+    Args:
+        run: The run.
+        patience_s: How long `settle` waits for a removal that is under way, in seconds.
+        pause_s: Between two looks.
+    """
+
+    def __init__(self, run: RunDirectory, *, patience_s: float, pause_s: float) -> None:
+        self._run = run
+        self._backend = run.backend
+        self._patience_s = patience_s
+        self._pause_s = pause_s
+
+    @asynccontextmanager
+    async def announced(self, names: Sequence[str]) -> AsyncIterator[Clock]:
+        """Announces a removal; gives what tells the store's time when that was."""
+        said = Collecting(tuple(names), identity.new_mark(uuid.uuid4().hex, "removal"))
+        await self._backend.put(COLLECTING_FILE, said.to_bytes())
+
+        async def when() -> float:
+            return (await self._backend.stat(COLLECTING_FILE)).modified
+
+        try:
+            yield when
+        finally:
+            await self._backend.delete(COLLECTING_FILE)
+
+    async def forget_dead(self) -> None:
+        """Clears what a remover left that is provably gone, or silent for an hour."""
+        try:
+            info, data = await self._backend.read(COLLECTING_FILE)
+        except ObjectNotFoundError:
+            return
+        said = Collecting.from_bytes(data, source=COLLECTING_FILE)
+        dead = identity.is_gone(said.by)
+        if dead or await StoreClock(self._backend, "").age(info.modified) > said.by.ttl_s:
+            await self._backend.delete(COLLECTING_FILE)
+
+    async def settle(self, entry: CheckpointMetadata) -> None:
+        """Waits until nobody is about to remove a step, which the caller holds by now.
+
+        Raises:
+            StepNotFoundError: It was removed; the caller takes the hold back.
+            StorageTimeoutError: It is about to be removed, by a process that does not get on.
+        """
+        deadline = time.monotonic() + self._patience_s
+        while await self._is_being_removed(entry):
+            if time.monotonic() > deadline:
+                raise StorageTimeoutError(
+                    f"step {entry.step} is about to be removed by another process; nothing holds "
+                    "it now. If that process died, the next one that saves to the run clears this",
+                    key=COLLECTING_FILE,
+                    root=self._backend.root,
+                )
+            await asyncio.sleep(self._pause_s)
+        if not await self._run.is_there(entry):
+            raise StepNotFoundError(entry.step, self._backend.root, [])
+
+    async def _is_being_removed(self, entry: CheckpointMetadata) -> bool:
+        try:
+            data = await self._backend.get(COLLECTING_FILE)
+        except ObjectNotFoundError:
+            return False
+        said = Collecting.from_bytes(data, source=COLLECTING_FILE)
+        return entry.name in said.names and not identity.is_gone(said.by)
