@@ -1,16 +1,19 @@
 """The trash of a run: where removed steps go, how they come back, and how it is emptied."""
 
+import dataclasses
 import datetime
 
 import numpy as np
 import pytest
 
+from holdfast_checkpointer.options import Context
 from holdfast_manager import training
 from holdfast_manager.errors import StepAlreadyExistsError, StepNotFoundError, StepNotInTrashError
 from holdfast_manager.policies.preservation_policies import LatestN
 from holdfast_manager.step_names import standard_name_format
 from holdfast_storage import get_loop, open_backend
 from holdfast_storage.errors import DamagedCheckpointError
+from holdfast_storage.testing.faulty import Fault, FaultyBackend, SimulatedCrash
 
 NOTHING = datetime.timedelta(0)
 
@@ -169,3 +172,73 @@ def test_what_is_no_trash_is_refused(place):
         training.Trash(prefix=None)
     with training.Checkpointer(place) as run, pytest.raises(TypeError, match="older_than is a"):
         run.empty_trash(older_than=3)
+
+
+def on_a_faulty_store(monkeypatch, place, faults):
+    """Each request would be a round trip, so that there are hints too."""
+    view = FaultyBackend(open_backend(place), faults)
+    view.hints = dataclasses.replace(view.hints, round_trips=True)
+    monkeypatch.setattr(Context, "open_backend", lambda *_: view)
+    return view
+
+
+@pytest.mark.parametrize("fault", [Fault.CRASH, Fault.LOSE_REPLY])
+@pytest.mark.parametrize("what", ["delete", "restore_from_trash", "empty_trash"])
+def test_a_fault_at_any_call_leaves_a_step_in_one_place_or_gone_as_was_said(
+    place, monkeypatch, what, fault
+):
+    number, reached = 0, True
+    while reached:
+        number += 1
+        url = f"{place}-{number}"
+        on_a_faulty_store(monkeypatch, url, {})
+        with open_run(url) as run:
+            save(run, 1, 2)
+            if what != "delete":
+                run.delete(1)
+        view = on_a_faulty_store(monkeypatch, url, {number: fault})
+        run = open_run(url)
+        done = False
+        try:
+            told = getattr(run, what)(*([] if what == "empty_trash" else [1]))
+            done = told != []
+            run.close()
+        except (SimulatedCrash, Exception):
+            pass
+        reached = len(view.calls) >= number
+        on_a_faulty_store(monkeypatch, url, {})
+        check_one_place(url, what, done=done, calls=view.calls)
+
+
+def check_one_place(url, what, *, done, calls):
+    outcomes = []
+    for _ in range(2):  # before a sweep and after
+        found = training.Checkpointer(url)
+        listed = [entry.step for entry in found.checkpoints if there(found, entry.step)]
+        outcomes.append((listed, steps(found.trash)))
+        assert all(found.load(step)["w"][0] == step for step in listed), calls
+        found.sweep(older_than=NOTHING)
+        found.close()
+    expected = {
+        "delete": ([2], [1]),
+        "restore_from_trash": ([1, 2], []),
+        "empty_trash": ([2], []),
+    }[what]
+    before = ([1, 2], []) if what == "delete" else ([2], [1])
+    assert outcomes[1] in ([expected] if done else [expected, before]), calls
+    assert outcomes[0] == outcomes[1], calls
+    if outcomes[1] == ([2], [1]):
+        found.restore_from_trash(1)
+        assert found.load(1)["w"][0] == 1
+    if outcomes[1] == ([2], []):
+        left = [key for key in files(url) if not key.startswith(("2/", "_committed/2"))]
+        assert left in ([], ["1/_COMMIT.json"]), calls
+
+
+def there(run, step):
+    """A stale hint is listed until somebody looks."""
+    try:
+        run.load(step)
+    except StepNotFoundError:
+        return False
+    return True
