@@ -329,3 +329,16 @@ async def test_leftovers_of_killed_puts_go_once_they_are_old(backend, tmp_path):
     assert sorted(os.listdir(tmp_path / "run")) == [".put-by-somebody-else", "step"]
     assert os.listdir(tmp_path / "run" / "step") == ["a"]
     assert await backend.abort_uploads("absent", older_than=0) == 0
+
+
+async def test_a_link_that_leads_nowhere_hides_nothing_beside_it(tmp_path):
+    backend = LocalBackend(str(tmp_path))
+    await backend.put("a/x", b"")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "a" / "loop").symlink_to("loop")
+    (tmp_path / "a" / "dangling").symlink_to("nothing")
+    (tmp_path / "a" / "linked").symlink_to("x")
+    assert (await backend.children("")).prefixes == ("a",)
+    assert [info.key for info in (await backend.children("a")).objects] == ["a/linked", "a/x"]
+    assert (await backend.names_in(["a"]))["a"].objects == {"linked", "x"}
+    assert [info.key async for info in backend.walk("")] == ["a/linked", "a/x"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import dataclasses
 import functools
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 from holdfast_local import chain, files, folders, network, syscalls
@@ -23,6 +24,7 @@ from holdfast_storage.values import (
     IoHints,
     KvTarget,
     Listing,
+    Names,
     ObjectInfo,
     ObjectVersion,
     Precondition,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+_LISTED_IN_ONE_GO = 64
 
 
 class LocalBackend(StorageBackend):
@@ -253,12 +256,31 @@ class LocalBackend(StorageBackend):
         found, chained = folders.entries(self._path(prefix))
         for entry in found:
             key = keys.join(prefix, entry.name)
-            if entry.is_dir():
+            if folders.is_folder(entry):
                 prefixes.append(key)
-            else:
+            elif folders.is_file(entry):
                 info = self._listed(key, chained=chained)
                 objects += [info] if info else []
         return Listing(tuple(prefixes), tuple(objects))
+
+    async def names_in(self, prefixes: Sequence[str]) -> Mapping[str, Names]:
+        """See `StorageBackend.names_in`: microseconds each, in one thread.
+
+        In several on a network file system, where each waits for a reply.
+        """
+        for prefix in prefixes:
+            keys.check_prefix(prefix, root=self.root)
+        size = _LISTED_IN_ONE_GO if self._on_network else max(1, len(prefixes))
+        parts = [prefixes[start : start + size] for start in range(0, len(prefixes), size)]
+        found = await asyncio.gather(*(self._run("", self._names_in, part) for part in parts))
+        return {prefix: names for part in found for prefix, names in part.items()}
+
+    def _names_in(self, prefixes: Sequence[str]) -> dict[str, Names]:
+        found = {}
+        for prefix in prefixes:
+            with contextlib.suppress(PermissionError):
+                found[prefix] = Names(*folders.names(self._path(prefix)))
+        return found
 
     def kv_target(self, prefix: str) -> KvTarget:
         """See `StorageBackend.kv_target`.

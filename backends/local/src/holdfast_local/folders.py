@@ -14,6 +14,7 @@ from holdfast_metadata import ATTEMPT_FILE, COMMIT_FILE
 
 _FULL_DESTINATION = {errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR}
 _ABSENT = (FileNotFoundError, NotADirectoryError)
+_LEADS_NOWHERE = {errno.ELOOP, errno.EACCES}  # asked of a link; a folder itself never says it
 _MARKS = (COMMIT_FILE, ATTEMPT_FILE)  # removed last, in this order
 
 
@@ -91,6 +92,39 @@ def entries(folder: str) -> tuple[list[os.DirEntry[str]], bool]:
     return visible, any(entry.name.startswith(".next-") for entry in found)
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one."""
+    return _asked(entry.is_dir)
+
+
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a regular file, or a link to one."""
+    return _asked(entry.is_file)
+
+
+def _asked(question: Callable[[], bool]) -> bool:
+    """A link that leads nowhere is nothing, and hides nothing of what lies beside it."""
+    try:
+        return question()
+    except OSError as error:
+        if error.errno in _LEADS_NOWHERE:
+            return False
+        raise
+
+
+def names(folder: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The names of folders and of files in a folder, without our temporary ones."""
+    inside, there = set(), set()
+    for entry in _scan(folder):
+        if files.TEMPORARY.fullmatch(entry.name):
+            continue
+        if is_folder(entry):
+            inside.add(entry.name)
+        elif is_file(entry):
+            there.add(entry.name)
+    return frozenset(inside), frozenset(there)
+
+
 def walk(base: str) -> Iterator[tuple[str, bool]]:
     """Yields files below a folder, each with whether it may have a successor.
 
@@ -100,7 +134,7 @@ def walk(base: str) -> Iterator[tuple[str, bool]]:
     for entry in found:
         if entry.is_dir(follow_symlinks=False):
             yield from walk(entry.path)
-        elif entry.is_file():
+        elif is_file(entry):
             yield entry.path, chained
 
 

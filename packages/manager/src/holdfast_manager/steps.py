@@ -66,6 +66,8 @@ class CheckpointMetadata:
         path: Its URL or path.
         name: Its folder in the run.
         ours: Whether holdfast wrote it.
+        unmarked: Whether Orbax wrote it before it marked its checkpoints: known by its items
+            alone, so that it is read and never removed.
     """
 
     def __init__(
@@ -77,11 +79,13 @@ class CheckpointMetadata:
         reader: StepReader,
         *,
         ours: bool = True,
+        unmarked: bool = False,
     ) -> None:
         self.step = step
         self.path = path
         self.name = name
         self.ours = ours
+        self.unmarked = unmarked
         self._committed_ns = committed_ns
         self._reader = reader
         self._metrics: Mapping[str, Any] | Unread | None = UNREAD
@@ -89,7 +93,7 @@ class CheckpointMetadata:
 
     @property
     def hinted(self) -> bool:
-        """Whether only a hint says that it is committed: its record was not read yet."""
+        """Whether only a hint or its listing says that it is committed: its record was not read."""
         return self.ours and self._committed_ns is UNREAD
 
     def confirm(self, committed_ns: int | None) -> None:

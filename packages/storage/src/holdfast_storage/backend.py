@@ -19,8 +19,9 @@ group of tests for each:
 from __future__ import annotations
 
 import abc
+import asyncio
 import copy
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from holdfast_metadata import ATTEMPT_FILE
@@ -31,6 +32,7 @@ from holdfast_storage.values import (
     IoHints,
     KvTarget,
     Listing,
+    Names,
     ObjectInfo,
     ObjectVersion,
     Precondition,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from holdfast_storage.commit.strategy import CommitStrategy
 
 _TORN_READS = 20
+_LISTED_AT_ONCE = 64
 
 
 class StorageBackend(abc.ABC):
@@ -153,6 +156,26 @@ class StorageBackend(abc.ABC):
             else:
                 objects.append(info)
         return Listing(tuple(sorted(prefixes)), tuple(sorted(objects, key=lambda o: o.key)))
+
+    async def names_in(self, prefixes: Sequence[str]) -> Mapping[str, Names]:
+        """Says what lies one level below each of some prefixes; empty where nothing does.
+
+        A prefix that may not be listed is missing from the answer. A store that lists many
+        prefixes for less than one `children` each overrides this.
+        """
+        limit = asyncio.Semaphore(_LISTED_AT_ONCE)
+
+        async def look(prefix: str) -> Names | None:
+            async with limit:
+                try:
+                    listing = await self.children(prefix)
+                except errors.StoragePermissionError:
+                    return None
+            objects = frozenset(keys.leaf(info.key) for info in listing.objects)
+            return Names(frozenset(map(keys.leaf, listing.prefixes)), objects)
+
+        found = await asyncio.gather(*map(look, prefixes))
+        return {p: names for p, names in zip(prefixes, found, strict=True) if names is not None}
 
     @abc.abstractmethod
     def kv_target(self, prefix: str) -> KvTarget:

@@ -16,7 +16,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,6 +30,8 @@ from holdfast_storage.values import (
     IfVersion,
     IoHints,
     KvTarget,
+    Listing,
+    Names,
     ObjectInfo,
     ObjectVersion,
     Precondition,
@@ -143,8 +145,7 @@ class MemoryBackend(StorageBackend):
             found = path.stat()
         if not stat.S_ISREG(found.st_mode):
             raise self._absent(key)
-        version = ObjectVersion(f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}")
-        return ObjectInfo(key, found.st_size, version, found.st_mtime)
+        return _described(key, found)
 
     def _absent(self, key: str) -> errors.ObjectNotFoundError:
         return errors.ObjectNotFoundError("no such object", key=key, root=self.root)
@@ -158,6 +159,13 @@ class MemoryBackend(StorageBackend):
                 return file.read()
             file.seek(byte_range.start)
             return file.read(byte_range.stop - byte_range.start)
+
+    async def read(self, key: str) -> tuple[ObjectInfo, bytes]:
+        """See `StorageBackend.read`: one open file is one version."""
+        keys.check_key(key, root=self.root)
+        await asyncio.sleep(0)
+        with self._translated(key), self._path(key).open("rb") as file:
+            return _described(key, os.fstat(file.fileno())), file.read()
 
     async def put(
         self,
@@ -249,6 +257,33 @@ class MemoryBackend(StorageBackend):
                     continue
                 yield info
 
+    async def children(self, prefix: str) -> Listing:
+        """See `StorageBackend.children`."""
+        keys.check_prefix(prefix, root=self.root)
+        await asyncio.sleep(0)
+        prefixes, objects = [], []
+        for entry in _scan(self._path(prefix)):
+            key = keys.join(prefix, entry.name)
+            if entry.is_dir():
+                prefixes += [key] if _holds_anything(entry.path) else []
+                continue
+            with contextlib.suppress(errors.ObjectNotFoundError):
+                objects.append(self._info(key, Path(entry.path)))
+        return Listing(tuple(sorted(prefixes)), tuple(sorted(objects, key=lambda o: o.key)))
+
+    async def names_in(self, prefixes: Sequence[str]) -> Mapping[str, Names]:
+        """See `StorageBackend.names_in`."""
+        await asyncio.sleep(0)
+        found = {}
+        for prefix in prefixes:
+            keys.check_prefix(prefix, root=self.root)
+            inside = [(entry, entry.is_dir()) for entry in _scan(self._path(prefix))]
+            folders = [e.name for e, folder in inside if folder and _holds_anything(e.path)]
+            found[prefix] = Names(
+                frozenset(folders), frozenset(e.name for e, folder in inside if not folder)
+            )
+        return found
+
     def kv_target(self, prefix: str) -> KvTarget:
         """See `StorageBackend.kv_target`."""
         keys.check_prefix(prefix, root=self.root)
@@ -261,6 +296,27 @@ class MemoryBackend(StorageBackend):
         from holdfast_storage.commit.pointer import PointerCommit
 
         return PointerCommit(self)
+
+
+def _described(key: str, found: os.stat_result) -> ObjectInfo:
+    version = ObjectVersion(f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}")
+    return ObjectInfo(key, found.st_size, version, found.st_mtime)
+
+
+def _scan(folder: Path | str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as listing:
+            return list(listing)
+    except _ABSENT:
+        return []
+
+
+def _holds_anything(folder: str) -> bool:
+    """Whether any file lies below it: an object store has no empty folders."""
+    inside = _scan(folder)
+    return any(not entry.is_dir() for entry in inside) or any(
+        _holds_anything(entry.path) for entry in inside if entry.is_dir()
+    )
 
 
 def _remove_empty_folders(path: Path) -> None:

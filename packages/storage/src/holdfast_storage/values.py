@@ -73,6 +73,14 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
+class Names:
+    """One level below a prefix by last segments alone, which costs less than a `Listing`."""
+
+    prefixes: frozenset[str] = frozenset()
+    objects: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a store can do. Read by commit strategies and the conformance suite only."""
 

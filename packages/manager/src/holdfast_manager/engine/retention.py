@@ -21,6 +21,7 @@ from holdfast_storage.commit import SweepReport
 
 _log = logging.getLogger(__name__)
 SILENCE_S = 3600.0
+_CONFIRMED_AT_ONCE = 64
 
 
 class Retention:
@@ -170,12 +171,21 @@ class Retention:
         return []
 
     async def _all_there(self, kept: list[CheckpointMetadata], *, writing: bool) -> bool:
-        """Whether all are committed, as far as can be told; those that are not are forgotten."""
+        """Whether all are committed, as far as can be told; those that are not are forgotten.
+
+        Reads the record of each that was only listed: once, for what was read is remembered.
+        """
         gone = await self._run.missing(kept)
         for entry in gone:
             self._known.drop(entry)
+        limit = asyncio.Semaphore(_CONFIRMED_AT_ONCE)
+
+        async def confirm(entry: CheckpointMetadata) -> bool:
+            async with limit:
+                return await self._known.confirm(entry, writing=writing)
+
         return not gone and all(
-            [await self._known.confirm(entry, writing=writing) for entry in kept]
+            await asyncio.gather(*(confirm(entry) for entry in kept if entry.hinted))
         )
 
     async def _collect(self) -> None:

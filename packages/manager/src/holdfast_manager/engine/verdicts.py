@@ -17,6 +17,7 @@ from holdfast_manager.steps import CheckpointMetadata
 
 NEWEST = "it is the newest committed step"
 FIXED = "Orbax wrote it, and this storage cannot move it to the trash"
+UNMARKED = "Orbax wrote it before it marked its checkpoints, and holdfast does not remove those"
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def protections(
     for entry in checkpoints:
         reasons = [NEWEST] if entry is checkpoints[-1] else []
         reasons += holds.get(entry.step, ())
+        reasons += [UNMARKED] if entry.unmarked else []
         reasons += [FIXED] if entry in fixed else []
         if reasons:
             found[entry.step] = reasons

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from holdfast_checkpointer.engine.unmarked import holds_unmarked
 from holdfast_manager.run_directory import root_metadata
 from holdfast_manager.run_directory.hints import HintKeeper
 from holdfast_manager.run_directory.listing import StepListing
@@ -16,6 +17,7 @@ from holdfast_storage import (
     DamagedCheckpointError,
     RecordUnreadableError,
     StorageBackend,
+    UnsupportedOperationError,
 )
 from holdfast_storage.commit import (
     CommitStrategy,
@@ -95,6 +97,8 @@ class RunDirectory:
 
     async def is_there(self, entry: CheckpointMetadata) -> bool:
         """Whether a step is committed at this moment, by whatever wrote it."""
+        if entry.unmarked and await holds_unmarked(self.backend, entry.name):
+            return True
         return (await occupant(self.backend, entry.name)).kind in ("ours", "orbax")
 
     async def missing(self, entries: Sequence[CheckpointMetadata]) -> list[CheckpointMetadata]:
@@ -134,7 +138,15 @@ class RunDirectory:
 
         Raises:
             CheckpointNotFoundError: It is not committed any more.
+            UnsupportedOperationError: Orbax wrote it before it marked its checkpoints.
         """
+        if entry.unmarked:
+            raise UnsupportedOperationError(
+                "Orbax wrote this step before it marked its checkpoints; holdfast reads it and "
+                "does not remove it. Nothing was touched",
+                key=entry.name,
+                root=self.label,
+            )
         found = await occupant(self.backend, entry.name)
         if found.kind == "orbax" or found.stored.attempt is not None:
             return found.stored.attempt

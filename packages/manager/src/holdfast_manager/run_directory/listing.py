@@ -6,11 +6,12 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 
+from holdfast_checkpointer.engine.unmarked import holds_unmarked
 from holdfast_manager.run_directory.details import reader_of
 from holdfast_manager.step_names import NameFormat, step_in
 from holdfast_manager.steps import UNREAD, CheckpointMetadata, Unread
 from holdfast_storage import StorageBackend
-from holdfast_storage.commit import list_hints, occupant, read_records
+from holdfast_storage.commit import list_hints, survey
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 64
@@ -42,33 +43,46 @@ class StepListing:
     async def steps(self) -> list[CheckpointMetadata]:
         """Those that are committed or have a hint, in order: one for each step."""
         steps, hints = await self.names()
-        found = [self.describe(steps[name], UNREAD, name) for name in steps.keys() & hints]
-        listing = await read_records(self._backend, sorted(steps.keys() - hints))
+        seen = await survey(self._backend, sorted(steps.keys() - hints))
+        found = [
+            self.describe(steps[name], UNREAD, name)
+            for name in (*(steps.keys() & hints), *seen.likely)
+        ]
         found += [
             self.describe(steps[entry.name], entry.record.committed_ns, entry.name)
-            for entry in listing.committed
+            for entry in seen.committed
         ]
-        for name, problem in listing.unreadable:
+        for name, problem in seen.unreadable:
             _log.warning("%s/%s is left alone: %s", self._backend.root, name, problem)
-        theirs = await self._written_by_orbax(listing.others)
-        found += [self.describe(steps[name], UNREAD, name, ours=False) for name in theirs]
+        found += [self.describe(steps[name], UNREAD, name, ours=False) for name in seen.orbax]
+        for name in await self._unmarked(seen.foreign):
+            found.append(self.describe(steps[name], UNREAD, name, ours=False, unmarked=True))
         return self._one_for_each_step(found)
 
     def describe(
-        self, step: int, committed_ns: int | Unread | None, name: str, *, ours: bool = True
+        self,
+        step: int,
+        committed_ns: int | Unread | None,
+        name: str,
+        *,
+        ours: bool = True,
+        unmarked: bool = False,
     ) -> CheckpointMetadata:
         """What is known of a committed step; the rest is read when asked for."""
         path = f"{self._backend.root.rstrip('/')}/{name}"
-        return CheckpointMetadata(step, path, name, committed_ns, self._reader, ours=ours)
+        return CheckpointMetadata(
+            step, path, name, committed_ns, self._reader, ours=ours, unmarked=unmarked
+        )
 
-    async def _written_by_orbax(self, names: Sequence[str]) -> list[str]:
+    async def _unmarked(self, names: Sequence[str]) -> list[str]:
+        """Those that Orbax wrote before it marked its checkpoints."""
         limit = asyncio.Semaphore(_AT_ONCE)
 
         async def look(name: str) -> bool:
             async with limit:
-                return (await occupant(self._backend, name)).kind == "orbax"
+                return await holds_unmarked(self._backend, name)
 
-        answers = await asyncio.gather(*(look(name) for name in names))
+        answers = await asyncio.gather(*map(look, names))
         return [name for name, orbax in zip(names, answers, strict=True) if orbax]
 
     def _one_for_each_step(self, found: Iterable[CheckpointMetadata]) -> list[CheckpointMetadata]:

@@ -40,6 +40,7 @@ from holdfast_storage.commit.rename import RenameCommit
 from holdfast_storage.commit.shield import carry_through
 from holdfast_storage.commit.staging import StagingArea
 from holdfast_storage.commit.strategy import CommitStrategy, Removal, SweepReport, Transaction
+from holdfast_storage.commit.survey import Survey, survey
 from holdfast_storage.commit.trash import Trash, TrashEntry
 from holdfast_storage.commit.writing import Fellows, take_part, write_attempt
 
@@ -61,6 +62,7 @@ __all__ = [
     "RenameCommit",
     "StagingArea",
     "StoredRecord",
+    "Survey",
     "SweepReport",
     "Transaction",
     "Trash",
@@ -85,6 +87,7 @@ __all__ = [
     "reading",
     "remove_hint",
     "rewrite_checkpoint",
+    "survey",
     "take_part",
     "unless_changed",
     "verify",

@@ -270,6 +270,22 @@ class StorageBackendTests:
         listing = await backend.children("nowhere")
         assert (listing.prefixes, listing.objects) == ((), ())
 
+    async def test_names_of_many_prefixes_are_those_of_their_listings(
+        self, backend: StorageBackend
+    ) -> None:
+        for key in ("a/x", "a/b/y", "a/b/c/z", "ab/x", "d/e/f", "top"):
+            await backend.put(key, b"")
+        asked = ["a", "d", "nowhere", "a/b", "ab"]
+        found = await backend.names_in(asked)
+        assert sorted(found) == sorted(asked)
+        for prefix in asked:
+            listing = await backend.children(prefix)
+            assert found[prefix].prefixes == {keys.leaf(below) for below in listing.prefixes}
+            assert found[prefix].objects == {keys.leaf(info.key) for info in listing.objects}
+        assert await backend.names_in([]) == {}
+        await backend.delete("a/x")
+        assert (await backend.names_in(["a"]))["a"].objects == frozenset()
+
     # --- G5: deleting what is not there succeeds ---------------------------------------------
 
     async def test_deleting_is_repeatable(self, backend: StorageBackend) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -14,6 +14,7 @@ from holdfast_storage.values import (
     ByteRange,
     KvTarget,
     Listing,
+    Names,
     ObjectInfo,
     ObjectVersion,
     Precondition,
@@ -157,6 +158,14 @@ class FaultyBackend(StorageBackend):
         """See `StorageBackend.children`."""
         return await self._numbered(
             "children", prefix, lambda: self._inner.children(prefix), mutates=False
+        )
+
+    async def names_in(self, prefixes: Sequence[str]) -> Mapping[str, Names]:
+        """See `StorageBackend.names_in`: one call where the store lists them all in one."""
+        if type(self._inner).names_in is StorageBackend.names_in:
+            return await super().names_in(prefixes)
+        return await self._numbered(
+            "names", "", lambda: self._inner.names_in(prefixes), mutates=False
         )
 
     async def rename_prefix(self, source: str, destination: str) -> None:
