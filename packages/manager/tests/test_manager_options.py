@@ -65,6 +65,9 @@ def saved(place, steps, **options):
             "EveryNSeconds",
         ),
         ({"todelete_subdir": "a", "todelete_full_path": "b"}, ValueError, "exclude each other"),
+        ({"todelete_full_path": "trash"}, UnsupportedOptionError, "todelete_subdir='trash'"),
+        ({"todelete_subdir": "../trash"}, ValueError, "in the run"),
+        ({"todelete_subdir": "7"}, ValueError, "name of a step"),
         ({"num_deletion_threads": 0}, ValueError, ">= 1"),
         ({"single_host_load_and_broadcast": True}, UnsupportedOptionError, "one listing"),
         ({"enable_per_process_directory_creation": True}, UnsupportedOptionError, "one process"),
@@ -206,13 +209,36 @@ def test_options_that_make_no_difference_make_none(place):
     options = {
         "create": False,
         "enable_background_delete": True,
-        "num_deletion_threads": 3,
         "lightweight_initialize": True,
         "max_to_keep": 1,
     }
     assert saved(place, range(3), **options) == [2]
     light = CheckpointManager(place, options=CheckpointManagerOptions(**options))
     assert light.restore(None) == 2
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_removed_steps_go_to_the_folder_that_is_named_and_come_back(local, place, tmp_path):
+    where = tmp_path if local else place
+    options = CheckpointManagerOptions(max_to_keep=2, todelete_subdir="ttl=1h")
+    with CheckpointManager(where, options=options) as manager:
+        for step in range(4):
+            manager.save(step, args=JsonSave(step))
+        manager.wait_until_finished()
+        manager.delete(3)
+        assert manager.all_steps() == [2]
+        assert [entry.step for entry in manager.trash] == [0, 1, 3]
+        assert (tmp_path / "ttl=1h").is_dir() is local
+        manager.restore_from_trash(3)
+        assert manager.restore(3) == 3
+        assert manager.empty_trash() == [0, 1]
+    assert CheckpointManager(where).all_steps() == [2, 3]
+
+
+def test_so_many_steps_are_deleted_at_a_time():
+    options = CheckpointManagerOptions(num_deletion_threads=np.int64(5))
+    assert options.deletion().at_once == 5
+    assert CheckpointManagerOptions().deletion().at_once == 2
 
 
 def test_read_only_options_save_nothing_and_keep_everything():

@@ -35,6 +35,7 @@ from holdfast_manager.engine.run import Run, RunSettings
 from holdfast_manager.errors import StepAlreadyExistsError
 from holdfast_manager.run_directory import RunDirectory
 from holdfast_manager.steps import CheckpointMetadata, check_step
+from holdfast_manager.training.housekeeping import Housekeeping
 from holdfast_storage import StorageBackend
 from holdfast_storage.loop import get_loop
 
@@ -43,7 +44,7 @@ T = TypeVar("T")
 Path = str | PathLike[str]
 
 
-class CheckpointManager:
+class CheckpointManager(Housekeeping):
     """Saves and restores the steps of one run, with the interface of Orbax's v0.
 
     The same engine as `training.Checkpointer`, and the same promises: a step is listed once it
@@ -134,6 +135,8 @@ class CheckpointManager:
             what_to_keep(options),
             options.names(),
             self._metadata if stores else None,
+            trash=options.trash(),
+            deletion=options.deletion(),
         )
         run = Run(self._context.open_backend(directory), self._context, settings)
         if options.cleanup_tmp_directories and not options.read_only:
@@ -311,6 +314,7 @@ class CheckpointManager:
         Raises:
             StepNotFoundError: It is not committed, a `FileNotFoundError`.
             StepPinnedError: It is pinned; nothing was touched.
+            NotImplementedError: Orbax wrote it, and it cannot be moved to the trash there.
         """
         number = check_step(step)
         if self._options.read_only:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import operator
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from holdfast_checkpointer import options
 from holdfast_checkpointer.checkpointer_options import instance_options
 from holdfast_checkpointer.options.checks import refuse_unless
+from holdfast_manager.engine.deletion import Deletion, Trash
 from holdfast_manager.policies.checks import (
     check_duration,
     check_integer,
@@ -45,10 +47,11 @@ class CheckpointManagerOptions:
         save_on_steps: Besides, save the steps that are in it.
         single_host_load_and_broadcast: Only False: opening a run is one listing, which each
             process makes for itself.
-        todelete_subdir: Only None.
-        todelete_full_path: Only None.
+        todelete_subdir: A folder of the run to which removed steps go, on every store; from
+            there `restore_from_trash` brings them back, and `empty_trash` gives them up.
+        todelete_full_path: Only None: the trash of a run lies in the run.
         enable_background_delete: Always so: no save waits for a deletion.
-        num_deletion_threads: Makes no difference: a few deletions run at a time.
+        num_deletion_threads: How many steps are deleted at the same time; None is two.
         read_only: Write nothing: `save` declines and `delete` does nothing. The options of what
             would be written or removed have no effect then.
         enable_async_checkpointing: If false, `save` returns when the step is committed.
@@ -121,12 +124,12 @@ class CheckpointManagerOptions:
     lightweight_initialize: bool = False
 
     def __post_init__(self) -> None:
+        self.names()
+        self.groups()
         self._check_saving()
         self._check_keeping()
         self._check_deleting()
         self._check_processes()
-        self.names()
-        self.groups()
 
     def _check_saving(self) -> None:
         least = 0 if self.read_only else 1  # nothing is saved then, however it is said
@@ -160,14 +163,16 @@ class CheckpointManagerOptions:
                 "todelete_subdir and todelete_full_path exclude each other: a removed step goes to "
                 "one place"
             )
-        for name in ("todelete_subdir", "todelete_full_path"):
-            refuse_unless(
-                getattr(self, name) is None,
-                name,
-                getattr(self, name),
-                accepts="None",
-                because="a removal deletes the data; pin a step to keep it, or copy it first",
-            )
+        refuse_unless(
+            self.todelete_full_path is None,
+            "todelete_full_path",
+            self.todelete_full_path,
+            accepts="None; todelete_subdir='trash' keeps removed steps",
+            because="the trash of a run lies in the run, on every store",
+        )
+        trash = self.trash()
+        if trash is not None:
+            trash.check_beside(self.names())
 
     def _check_processes(self) -> None:
         refuse_unless(
@@ -192,6 +197,15 @@ class CheckpointManagerOptions:
         return standard_name_format(
             step_prefix=self.step_prefix, step_format_fixed_length=self.step_format_fixed_length
         )
+
+    def trash(self) -> Trash | None:
+        """Where removed steps go; None deletes them."""
+        return None if self.todelete_subdir is None else Trash(prefix=self.todelete_subdir)
+
+    def deletion(self) -> Deletion:
+        """How fast the data of removed steps is deleted."""
+        at_once = self.num_deletion_threads
+        return Deletion() if at_once is None else Deletion(at_once=operator.index(at_once))
 
     def groups(self) -> dict[str, Any]:
         """The groups of a `Context` that were given."""
