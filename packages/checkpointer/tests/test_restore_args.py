@@ -390,6 +390,13 @@ def test_without_partial_the_same_targets_are_refused(saved):
     assert restore(saved, item={"i": 0}, partial_restore=True) == {"i": 3}
 
 
+def test_a_part_is_restored_with_arguments_for_the_whole_tree(saved):
+    item, whole = {"i": 0}, blank()
+    assert restore(saved, item=item, restore_args=whole, partial_restore=True) == {"i": 3}
+    with pytest.raises(ValueError, match="structure of the item"):
+        restore(saved, item=item, restore_args=whole)
+
+
 def test_a_skipped_leaf_is_the_placeholder_and_in_a_partial_restore_the_targets_leaf(saved):
     item = {**tree(), "w": struct(3, 4)}
     args = {**blank(), "w": RestoreArgs(restore_type=type(...))}

@@ -33,6 +33,7 @@ from holdfast_checkpointer.trees.match import (
     Target,
     key_dtype,
     match,
+    only_for,
     take_target,
     want_as_saved,
 )
@@ -141,6 +142,8 @@ class PyTreeCheckpointHandler(CheckpointHandler):
             raise ValueError(f"cast must be 'safe' or 'unsafe', got {args.cast!r}")
         _refuse_transforms(args)
         restore_args = getattr(args, "restore_args", None)
+        if args.partial_restore or _transforms_nothing(args):
+            restore_args = only_for(args.item, restore_args)
         with uncollected():
             target = None
             if args.item is not None or restore_args is not None:

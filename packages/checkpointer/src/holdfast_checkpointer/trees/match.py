@@ -128,6 +128,13 @@ def take_target(tree: Any, restore_args: Any = None) -> Target:
     return Target(shape, tuple(leaves), treedef)
 
 
+def only_for(tree: Any, restore_args: Any) -> Any:
+    """What `RestoreArgs` in the structure of a whole tree say of a part of it: dicts are cut."""
+    if type(tree) is not dict or type(restore_args) is not dict:
+        return restore_args
+    return {key: only_for(tree[key], args) for key, args in restore_args.items() if key in tree}
+
+
 def _with_args(leaves: list[Any], treedef: Any, restore_args: Any, *, given: bool) -> list[Any]:
     try:
         found = flatten_like(treedef, restore_args, is_restore_args)
