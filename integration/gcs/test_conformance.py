@@ -5,6 +5,7 @@ import pytest
 from holdfast_gcs import GcsBackend, detection
 from holdfast_storage.testing.backend_tests import StorageBackendTests
 from holdfast_storage.testing.commit_tests import CommitTests
+from holdfast_storage.testing.trash_tests import TrashTests
 from integration.servers.proxy import running_proxy
 
 
@@ -45,6 +46,17 @@ class TestCommitHierarchical(CommitTests):
     async def backend(self, gcs, bucket_name):
         gcs.make_bucket(bucket_name, hierarchical=True)
         gcs.onto_existing = "merge"
+        backend = await opened(gcs.url, bucket_name)
+        yield backend
+        await backend.aclose()
+
+
+class TestTrashHierarchical(TrashTests):
+    tick_s = 1.1
+
+    @pytest.fixture
+    async def backend(self, gcs, bucket_name):
+        gcs.make_bucket(bucket_name, hierarchical=True)
         backend = await opened(gcs.url, bucket_name)
         yield backend
         await backend.aclose()

@@ -5,6 +5,7 @@ import pytest
 from holdfast_s3 import S3Backend
 from holdfast_storage.testing.backend_tests import StorageBackendTests
 from holdfast_storage.testing.commit_tests import CommitTests
+from holdfast_storage.testing.trash_tests import TrashTests
 from integration.servers.proxy import running_proxy
 
 
@@ -26,6 +27,16 @@ class TestBackend(StorageBackendTests):
 
 class TestCommit(CommitTests):
     pass
+
+
+class TestTrash(TrashTests):
+    tick_s = 1.1
+
+    @pytest.fixture
+    async def backend(self, ministack, bucket_name):
+        backend = opened(ministack, bucket_name)
+        yield backend
+        await backend.aclose()
 
 
 SLOW = {"status": 503, "body": "<Error><Code>SlowDown</Code></Error>"}

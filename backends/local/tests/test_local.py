@@ -15,7 +15,7 @@ from holdfast_storage import IfAbsent, IfVersion, errors
 from holdfast_storage.commit import open_committed
 from holdfast_storage.testing.backend_tests import StorageBackendTests
 from holdfast_storage.testing.commit_tests import CommitTests
-from holdfast_storage.testing.trash_tests import TrashTests
+from holdfast_storage.testing.trash_tests import TrashFaultTests
 
 
 def without_renameat2(monkeypatch):
@@ -62,13 +62,13 @@ class TestCommitWithoutExchange(CommitTests):
         return LocalBackend(str(tmp_path / "root"))
 
 
-class TestTrash(TrashTests):
+class TestTrash(TrashFaultTests):
     @pytest.fixture
     def backend(self, tmp_path):
         return LocalBackend(str(tmp_path / "root"))
 
 
-class TestTrashWithoutExchange(TrashTests):
+class TestTrashWithoutExchange(TrashFaultTests):
     @pytest.fixture
     def backend(self, tmp_path, monkeypatch):
         without_exchange(monkeypatch)

@@ -2,34 +2,34 @@ import pytest
 
 from holdfast_storage.memory import MemoryBackend
 from holdfast_storage.testing.tables import TableBackend
-from holdfast_storage.testing.trash_tests import TrashTests
+from holdfast_storage.testing.trash_tests import TrashFaultTests
 
 
-class TestPointer(TrashTests):
+class TestPointer(TrashFaultTests):
     @pytest.fixture
     def backend(self):
         return TableBackend()
 
 
-class TestRenameWithExchange(TrashTests):
+class TestRenameWithExchange(TrashFaultTests):
     @pytest.fixture
     def backend(self):
         return TableBackend(rename=True, exchange=True)
 
 
-class TestRenameWithoutExchange(TrashTests):
+class TestRenameWithoutExchange(TrashFaultTests):
     @pytest.fixture
     def backend(self):
         return TableBackend(rename=True)
 
 
-class TestDecidedRename(TrashTests):
+class TestDecidedRename(TrashFaultTests):
     @pytest.fixture
     def backend(self):
         return TableBackend(decided=True)
 
 
-class TestMemory(TrashTests):
+class TestMemory(TrashFaultTests):
     @pytest.fixture
     async def backend(self, request):
         backend = MemoryBackend(f"memory://trash-tests/{request.node.name}")

@@ -118,8 +118,13 @@ class _Run:
 
 
 class TrashTests:
-    """Subclass it and provide the fixture `backend`: an empty store."""
+    """Subclass it and provide the fixture `backend`: an empty store.
 
+    Attributes:
+        tick_s: How long the store's clock takes to go on, in seconds.
+    """
+
+    tick_s = 0.02
     _runs = itertools.count()
 
     async def _fresh(self, backend: StorageBackend, what: str = "trash") -> _Run:
@@ -223,7 +228,7 @@ class TrashTests:
     async def test_what_orbax_saves_during_a_removal_stays(self, backend: StorageBackend) -> None:
         run = await self._fresh(backend, "orbax")
         remove = await (await strategy_for(backend)).uncommit_orbax(run.final)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(self.tick_s)
         for name in ORBAX:
             await backend.put(f"{run.final}/{name}", b"later")
         await remove()
@@ -261,6 +266,10 @@ class TrashTests:
         assert await run.act("empty", backend, "A")
         assert await run.leftovers(backend) == []
 
+
+class TrashFaultTests(TrashTests):
+    """The same, and a crash, a lost reply, a refusal and another actor at every point."""
+
     @pytest.mark.parametrize("fault", FAULTS)
     async def test_a_removal_of_orbax_cut_short_is_finished_by_the_next_sweep(
         self, backend: StorageBackend, fault: Fault
@@ -281,8 +290,6 @@ class TrashTests:
                 assert {f"{run.final}/{name}" for name in ORBAX} <= set(there), view.calls
             else:
                 assert await run.leftovers(backend) == [], view.calls
-
-    # --- every point ---------------------------------------------------------------------
 
     @pytest.mark.parametrize("fault", FAULTS)
     @pytest.mark.parametrize("what", ACTS)
