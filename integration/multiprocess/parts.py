@@ -124,15 +124,19 @@ def check(found: Any) -> None:
     np.testing.assert_array_equal(jax.random.key_data(found["key"]), expected_key)
 
 
-def save(place: str, shape: Sequence[int], chunk_bytes: int | None = None) -> Any:
-    """Saves together."""
+def save(
+    place: str, shape: Sequence[int], chunk_bytes: int | None = None, without: str = ""
+) -> Any:
+    """Saves together, perhaps without one of the arrays."""
     import holdfast as hf
 
     context = None
     if chunk_bytes is not None:
         saving = hf.options.ArraySaveOptions(chunk_bytes=chunk_bytes)
         context = hf.Context(array=hf.options.ArrayOptions(saving=saving))
-    hf.save(place, state(mesh_of(shape)), context=context)
+    tree = state(mesh_of(shape))
+    tree["arrays"].pop(without, None)
+    hf.save(place, tree, context=context)
     return "saved"
 
 
@@ -290,3 +294,53 @@ def save_until_killed(folder: str, victim: int) -> Any:
 
         StagedPyTree.write = die  # type: ignore[method-assign, assignment]
     return outcome(hf.save, f"{folder}/1", tree)
+
+
+def load_as_saved(place: str) -> Any:
+    """Loads without a target: everything goes where it was, or is refused."""
+    import holdfast as hf
+
+    def work() -> str:
+        found = hf.load(place)
+        check(found)
+        return str(found["arrays"]["rows"].sharding)
+
+    return outcome(work)
+
+
+def orbax_load(place: str, shape: Sequence[int]) -> Any:
+    """Orbax loads, in all processes, what holdfast saved."""
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    from orbax.checkpoint import v1 as ocp
+
+    target = state(mesh_of(shape))
+    empty = target["arrays"].pop("empty")
+    found = ocp.load(place, target)
+    found["arrays"]["empty"] = empty
+    check(found)
+    return "loaded"
+
+
+def orbax_save(place: str, shape: Sequence[int]) -> Any:
+    """Orbax saves, in all processes."""
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    from orbax.checkpoint import v1 as ocp
+
+    tree = state(mesh_of(shape))
+    tree["arrays"].pop("empty")  # Orbax refuses it, and a key that each process has
+    tree.pop("key")
+    ocp.save(place, tree)
+    return "saved"
+
+
+def load_from_orbax(place: str, shape: Sequence[int]) -> Any:
+    """Loads, in all processes, what Orbax saved."""
+    import holdfast as hf
+
+    target = state(mesh_of(shape))
+    empty = target["arrays"].pop("empty")
+    key = target.pop("key")
+    found = hf.load(place, target)
+    found["arrays"]["empty"] = empty
+    check({**found, "key": key})
+    return "loaded"

@@ -105,7 +105,7 @@ def _weaken(array: jax.Array) -> jax.Array:
     Where JAX would choose another dtype for the number, or there are many of them, the
     array stays strong, with the same values.
     """
-    if array.ndim:
+    if array.ndim or not array.is_fully_addressable:
         return array
     weak = jax.numpy.asarray(array.item())
     return jax.device_put(weak, array.sharding) if weak.dtype == array.dtype else array

@@ -85,6 +85,8 @@ class Places:
     def __init__(self, placing: Placing) -> None:
         self._placing = placing
         self._devices = jax.devices()
+        self._several = jax.process_count() > 1
+        self._homeless: list[str] = []
         self._moved: list[str] = []
         self._held: dict[np.dtype[Any], np.dtype[Any]] = {}
 
@@ -115,11 +117,13 @@ class Places:
         if want.sharding is not None:
             return self._concrete(want, _for_data(want.sharding, spec))
         saved = sharding_from_json(spec.sharding, self._devices)
-        if saved is not None and spec.sharding is not None:
+        if saved is not None and _has_a_part_here(saved):
             return saved
         if self._placing.fallback is not None:
             return self._concrete(want, _for_data(self._placing.fallback, spec))
-        if spec.value is None:
+        if self._several and saved is None and spec.sharding is not None:
+            self._homeless.append(show(want.path))
+        if spec.value is None and saved is None:
             self._moved.append(show(want.path))
         return self._placing.default
 
@@ -154,7 +158,18 @@ class Places:
             )
 
     def report(self) -> None:
-        """Logs what was placed on the default device."""
+        """Logs what was placed on the default device.
+
+        Raises:
+            PlacementError: Several processes have no place in common for some arrays; lists them.
+        """
+        if self._homeless:
+            shown = ", ".join(self._homeless[:20]) + (", ..." if len(self._homeless) > 20 else "")
+            raise PlacementError(
+                f"{len(self._homeless)} arrays were sharded over devices that this job of "
+                f"{jax.process_count()} processes does not have: {shown}. Pass a target with "
+                "shardings, or fallback_sharding"
+            )
         if self._moved:
             _log.info(
                 "%d arrays, as %s, go to %s: their saved sharding is unknown or does not fit "
@@ -192,6 +207,11 @@ def stored_dtype(spec: LeafSpec) -> np.dtype[Any]:
     if spec.kind == "prng_key":
         return np.dtype(np.uint32)
     return dtype_from_name(str(spec.dtype))
+
+
+def _has_a_part_here(sharding: jax.sharding.Sharding) -> bool:
+    """An array of one device is each process's own: it goes to a device of this one."""
+    return len(sharding.device_set) > 1 or bool(sharding.addressable_devices)
 
 
 def _check_fits(want: Want, sharding: Any) -> None:
