@@ -284,6 +284,10 @@ def test_a_read_only_manager_writes_nothing(place):
         assert reader.all_steps() == [1]
         assert reader.metrics(1) == {"loss": 1.0}
         assert reader.metadata().custom_metadata == {"a": 1}
+        assert list(reader.trash) == []
+        for call in (reader.empty_trash, reader.sweep, lambda: reader.restore_from_trash(1)):
+            with pytest.raises(NotImplementedError, match="read-only"):
+                call()
         reader.wait_until_finished()
     assert keys_below(place) == before
     with CheckpointManager(f"{place}/new", options=options, metadata={"b": 2}) as reader:
@@ -371,6 +375,21 @@ def test_a_step_is_listed_once_it_is_committed(slow):
     manager.close()
     with pytest.raises(ValueError, match="closed"):
         manager.save(2, args=tree(2))
+
+
+def test_what_the_caller_changes_while_a_step_is_written_is_not_stored(slow):
+    options = CheckpointManagerOptions(best_fn=lambda metrics: metrics["loss"])
+    metadata, metrics, custom = {"run": [1]}, {"loss": 1.0}, {"note": ["x"]}
+    manager = CheckpointManager(slow.url, options=options, metadata=metadata)
+    manager.save(0, args=tree(0), metrics=metrics, custom_metadata=custom)
+    slow.waiting.wait()
+    metrics["loss"], custom["note"][0], metadata["run"][0] = 99.0, "y", 2
+    slow.gate.set()
+    manager.wait_until_finished()
+    assert manager.metrics(0) == CheckpointManager(slow.url).metrics(0) == {"loss": 1.0}
+    assert manager.metadata(0).custom_metadata == {"note": ["x"]}
+    assert manager.metadata().custom_metadata == {"run": [1]}
+    manager.close()
 
 
 def test_a_policy_is_told_that_no_save_is_under_way_if_asked(slow):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import datetime
 import enum
 import reprlib
@@ -120,7 +119,7 @@ class CheckpointMetadata:
     def take_metrics(self, metrics: Mapping[str, Any] | None) -> None:
         """Takes in the metrics that it was saved with: nobody has to read them."""
         if metrics is not None:
-            self._metrics = copy.deepcopy(metrics)
+            self._metrics = metrics
 
     @property
     def size_bytes(self) -> int | None:

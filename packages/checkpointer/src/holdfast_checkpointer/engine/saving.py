@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -38,13 +39,17 @@ class Contents:
     Attributes:
         items: By name, each in a folder of its own; or one item under "" that lies in the
             checkpoint itself (the flat layout of a v0 checkpointer).
-        custom_metadata: The caller's JSON object.
+        custom_metadata: The caller's JSON object; a copy, for the caller may change it while
+            the checkpoint is written.
         marker: Whether to add the file by which Orbax's v1 functions know their own.
     """
 
     items: Mapping[str, Item]
     custom_metadata: Mapping[str, Any] | None = None
     marker: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "custom_metadata", copy.deepcopy(self.custom_metadata))
 
     @property
     def flat(self) -> bool:

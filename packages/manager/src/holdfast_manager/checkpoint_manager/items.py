@@ -63,7 +63,8 @@ class ManagedItems:
             made = self._made(items, kwargs, unnamed=unnamed, save=True)
         else:
             made = Composite(**{DEFAULT_ITEM_NAME: given}) if unnamed else given
-        self.decide(unnamed=unnamed)
+        if self.decide(unnamed=unnamed) is not unnamed:  # another thread was first
+            return self.to_save(items, kwargs, args)
         return made
 
     def to_restore(self, items: Any, kwargs: Mapping[str, Any] | None, args: Any) -> Composite:

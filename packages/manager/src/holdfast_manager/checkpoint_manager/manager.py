@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -36,7 +37,7 @@ from holdfast_manager.errors import StepAlreadyExistsError
 from holdfast_manager.run_directory import RunDirectory
 from holdfast_manager.steps import CheckpointMetadata, check_step
 from holdfast_manager.training.housekeeping import Housekeeping
-from holdfast_storage import StorageBackend
+from holdfast_storage import StorageBackend, UnsupportedOperationError
 from holdfast_storage.loop import get_loop
 
 _log = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ class CheckpointManager(Housekeeping):
         else:
             self._items = items_of_registry(handler_registry)
         self._context = Context(current(context), **groups)
-        self._metadata = None if metadata is None else dict(metadata)
+        self._metadata = None if metadata is None else copy.deepcopy(dict(metadata))
         self._run = self._opened(directory)
 
     def _opened(self, directory: Path) -> Run:
@@ -414,6 +415,12 @@ class CheckpointManager(Housekeeping):
             self.close()
         except Exception:  # noqa: BLE001 - never in place of the error that is under way
             _log.exception("a background save failed as well")
+
+    def _check_may_write(self) -> None:
+        if self._options.read_only:
+            raise UnsupportedOperationError(
+                "this manager is read-only: nothing was done", root=self.directory
+            )
 
     def _entry(self, step: SupportsIndex) -> CheckpointMetadata:
         """A committed step; one that is being saved is waited for."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import copy
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -100,10 +101,11 @@ class Saver:
             self._raise_earlier_failure(f"step {step} was not saved")
             termination.require_time(f"the save of step {step} in {self._run.label}")
             contents = stage()
+            kept = copy.deepcopy(metrics)  # the caller may change them meanwhile
             response = attended(
                 contents,
                 lambda: SaveResponse(
-                    self._write(step, name, contents, metrics, overwrite=overwrite),
+                    self._write(step, name, contents, kept, overwrite=overwrite),
                     what=f"the save of step {step} in {self._run.label}",
                     deadline=self._context.asynchronous.timeout_secs,
                     afterwards=self._context.asynchronous.post_finalization_callback,

@@ -19,6 +19,9 @@ class Housekeeping:
 
     _run: Run
 
+    def _check_may_write(self) -> None:
+        """Refuses where nothing is to be written."""
+
     @property
     def trash(self) -> Sequence[TrashedStep]:
         """The steps in the trash as they are stored now, in the order in which they got there."""
@@ -51,6 +54,7 @@ class Housekeeping:
             [1]
             1 []
         """
+        self._check_may_write()
         wanted = step if isinstance(step, TrashedStep) else check_step(step)
         self._run.saver.wait_for_save()
         get_loop().run(self._run.trash.restore(wanted))
@@ -66,6 +70,7 @@ class Housekeeping:
         Returns:
             The steps that cannot be restored any more.
         """
+        self._check_may_write()
         return get_loop().run(self._run.trash.empty(check_duration(older_than, "older_than")))
 
     def sweep(self, *, older_than: datetime.timedelta = datetime.timedelta(hours=1)) -> SweepReport:
@@ -88,5 +93,6 @@ class Housekeeping:
             ...     run.sweep()
             SweepReport(removed=(), spared=())
         """
+        self._check_may_write()
         silence = check_duration(older_than, "older_than").total_seconds()
         return get_loop().run(self._run.retention.sweep_now(silence))
