@@ -382,6 +382,21 @@ def test_items_are_saved_by_what_fits_them_and_loaded_as_saved(place):
     assert hf.verify(f"{place}/x").ok
 
 
+def test_an_item_of_a_composite_may_be_called_metrics_as_in_orbax(place):
+    with hf.Checkpointer(hf.CompositeCheckpointHandler()) as checkpointer:
+        numbers = a.Composite(metrics=a.JsonSave({"loss": 1.0}), x=a.JsonSave(5))
+        checkpointer.save(f"{place}/json", numbers)
+        assert checkpointer.restore(f"{place}/json").metrics == {"loss": 1.0}
+        assert checkpointer.metadata(f"{place}/json").metrics == {"loss": 1.0}
+        only = a.Composite(metrics=a.JsonRestore())
+        assert checkpointer.restore(f"{place}/json", only) == {"metrics": {"loss": 1.0}}
+    with hf.Checkpointer(hf.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(f"{place}/tree", a.Composite(metrics=a.StandardSave({"w": np.ones(2)})))
+        about = checkpointer.metadata(f"{place}/tree")
+        assert about.metrics == {}
+        assert about.item_metadata["metrics"]["w"].shape == (2,)
+
+
 def test_items_load_into_targets(place):
     hf.save_checkpointables(f"{place}/x", {"m": {"w": np.ones(4, np.float32)}, "n": {"v": 1}})
     target = {"w": jax.ShapeDtypeStruct((4,), np.float32)}

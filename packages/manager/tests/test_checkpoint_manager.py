@@ -7,6 +7,7 @@ import uuid
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from holdfast_checkpointer.args import Composite, JsonSave, StandardRestore, StandardSave
 from holdfast_checkpointer.options import AsyncOptions, Context
@@ -429,6 +430,20 @@ def test_a_failed_save_is_told_once_and_leaves_no_step(slow, ask):
     manager.close()
 
 
+def test_no_step_goes_for_one_whose_save_fails(slow):
+    slow.gate.set()
+    manager = CheckpointManager(slow.url, options=CheckpointManagerOptions(max_to_keep=1))
+    manager.save(0, args=tree(0))
+    manager.wait_until_finished()
+    slow.broken = True
+    manager.save(1, args=tree(1))
+    with pytest.raises(TransientStorageError):
+        manager.wait_until_finished()
+    assert manager.all_steps() == CheckpointManager(slow.url).all_steps() == [0]
+    assert manager.restore(None)["step"] == 0
+    manager.close()
+
+
 def test_a_failed_save_in_the_foreground_raises_where_it_was_called(slow):
     slow.broken = True
     slow.gate.set()
@@ -446,6 +461,18 @@ def test_an_error_in_the_block_is_not_hidden_by_that_of_a_save(slow):
     with pytest.raises(KeyError, match="mine"), CheckpointManager(slow.url) as manager:
         manager.save(0, args=tree(0))
         raise KeyError("mine")
+
+
+def test_a_job_that_is_to_be_stopped_saves_the_step_that_the_service_names(place, monkeypatch):
+    service = "reached_preemption_sync_point"
+    monkeypatch.setattr(multihost_utils, service, lambda step: step == 2)
+    with CheckpointManager(place, options=CheckpointManagerOptions(4)) as manager:
+        for step in range(6):
+            manager.save(step, args=JsonSave(step))
+        manager.wait_until_finished()
+        assert manager.all_steps() == [0, 2, 4]
+        assert manager.reached_preemption(2)
+        assert not manager.reached_preemption(np.int64(3))
 
 
 @pytest.mark.parametrize("background", [True, False])
