@@ -12,6 +12,7 @@ import itertools
 import os
 import signal
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,39 @@ def run_one_slow_save(place: str, log: int, megabytes: int) -> None:
     os.write(log, b"2\n")
 
 
+def run_training(place: str, log: int, steps: int) -> None:
+    """Saves steps as fast as it can and keeps only the newest."""
+    import holdfast as hf
+
+    keep = hf.training.preservation_policies.LatestN(1)
+    with hf.training.Checkpointer(place, preservation_policy=keep) as checkpointer:
+        for step in range(steps):
+            checkpointer.save(step, state(step))
+            os.write(log, f"{step}\n".encode())
+
+
+def run_reader(place: str, log: int, ttl_ms: int) -> None:
+    """Holds the latest step until it is told that it has lost it; then loads it."""
+    import holdfast as hf
+    from holdfast_manager.engine.holds import Holds
+    from holdfast_manager.engine.readers import Readers
+    from holdfast_manager.run_directory import RunDirectory
+    from holdfast_storage import get_loop, open_backend
+
+    run = RunDirectory(open_backend(place))
+    readers = Readers(run, Holds(run).removals, ttl_s=ttl_ms / 1000, interval_s=0.02)
+    (entry,) = get_loop().run(run.list_steps())
+    reading = get_loop().run(readers.take(entry))
+    os.write(log, b"ready\n")
+    while not reading.lost:
+        time.sleep(0.01)
+    reading.close()
+    try:
+        hf.load(f"{place}/{entry.name}")
+    except hf.errors.CheckpointNotFoundError:
+        os.write(log, b"lost\n")
+
+
 def kill_before_operation(folder: str, kill_at: int) -> None:
     """From now on counts what Python does to files below `folder`; dies before one of them.
 
@@ -143,6 +177,8 @@ MODES = {
     "one-forced-save": run_one_forced_save,
     "one-step": run_one_step,
     "one-slow-save": run_one_slow_save,
+    "training": run_training,
+    "reader": run_reader,
 }
 
 
