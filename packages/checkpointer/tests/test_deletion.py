@@ -156,6 +156,8 @@ def test_a_folder_of_checkpoints_is_not_deleted_though_it_has_a_mark_of_orbax(tm
     as_orbax_writes(tmp_path / "run" / "7", "_CHECKPOINT_METADATA")
     hf.save(tmp_path / "run" / "8", {"a": 1})
     (tmp_path / "run" / "_METADATA").write_text("{}")
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "beside" / "_CHECKPOINT_METADATA").write_text("{}")
     with pytest.raises(hf.errors.InvalidLayoutError, match="other checkpoints are in this one"):
         hf.delete(tmp_path / "run")
     assert (tmp_path / "run" / "7" / "state" / "d" / "1").exists()

@@ -11,7 +11,6 @@ from holdfast_checkpointer.engine.layout import (
     refuse_no_checkpoint,
 )
 from holdfast_checkpointer.engine.unmarked import holds_unmarked
-from holdfast_metadata import COMMIT_FILE
 from holdfast_metadata.orbax import STEP_METADATA_FILE
 from holdfast_storage import (
     CheckpointNotFoundError,
@@ -105,19 +104,12 @@ async def remove_item(backend: StorageBackend, final: str, name: str, *, missing
 async def _remove_orbax(backend: StorageBackend, final: str) -> None:
     """Removes all that is in the folder of a checkpoint of Orbax's, which lists no files."""
     await refuse_no_checkpoint(backend, final)
-    where = {"key": final, "root": backend.root}
-    for prefix in (await backend.children(final)).prefixes:
-        files = {keys.leaf(info.key) for info in (await backend.children(prefix)).objects}
-        if files & {COMMIT_FILE, STEP_METADATA_FILE}:
-            raise InvalidLayoutError(
-                f"other checkpoints are in this one, as {keys.leaf(prefix)!r}; nothing was touched",
-                **where,
-            )
     if await holds_unmarked(backend, keys.parent(final)):
         raise CheckpointNotFoundError(
             "this may be an item of a checkpoint one level up, as old versions of Orbax wrote "
             "them; nothing was touched",
-            **where,
+            key=final,
+            root=backend.root,
         )
     strategy = await backend.commit_strategy()
     remove = await strategy.uncommit_orbax(final)

@@ -111,7 +111,8 @@ class RunTrash:
             raise StepNotInTrashError(number, self._run.label, [one.step for one in there])
         chosen = found[-1]
         for entry in await self._run.list_steps():
-            if entry.step == number:  # perhaps in a folder of another name
+            # Perhaps in a folder of another name; and a hint may be stale.
+            if entry.step == number and await self._run.is_there(entry):
                 raise StepAlreadyExistsError(number, self._run.label, hint=_BOTH_STAY)
         try:
             await self._folder.restore(chosen._entry)

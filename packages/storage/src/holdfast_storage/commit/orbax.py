@@ -28,6 +28,7 @@ async def require_orbax(backend: StorageBackend, final: str) -> Occupant:
     Raises:
         CheckpointNotFoundError: Nothing is there, or something foreign.
         CommitConflictError: A checkpoint of holdfast's is there by now.
+        InvalidLayoutError: Other checkpoints are in it, so that it is a folder of them.
     """
     found = await occupant(backend, final)
     where = {"key": final, "root": backend.root}
@@ -36,6 +37,15 @@ async def require_orbax(backend: StorageBackend, final: str) -> Occupant:
     if found.kind != "orbax":
         what = f" ({found.detail})" if found.detail else ""
         raise errors.CheckpointNotFoundError(f"no checkpoint of Orbax's is here{what}", **where)
+    for prefix in (await backend.children(final)).prefixes:
+        if keys.leaf(prefix).startswith(layout.INNER_PREFIX):
+            continue
+        files = {keys.leaf(info.key) for info in (await backend.children(prefix)).objects}
+        if files & {COMMIT_FILE, "_CHECKPOINT_METADATA"}:
+            raise errors.InvalidLayoutError(
+                f"other checkpoints are in this one, as {keys.leaf(prefix)!r}; nothing was touched",
+                **where,
+            )
     return found
 
 

@@ -350,3 +350,22 @@ class TrashFaultTests(TrashTests):
                 assert "B" in [there, *kept], (view.calls, other, there, kept)
             if not paused:
                 return
+
+    @pytest.mark.parametrize("others", [("trash",), ("trash", "empty"), ("trash", "restore")])
+    async def test_a_reader_paused_anywhere_sees_all_of_it_or_that_it_is_gone(
+        self, backend: StorageBackend, others: tuple[str, ...]
+    ) -> None:
+        for number in itertools.count(1):
+            run = await self._fresh(backend)
+            view = FaultyBackend(backend, {number: Fault.PAUSE}, reads=True)
+            reader = asyncio.ensure_future(run.history.committed(view))
+            reached = asyncio.ensure_future(view.reached.wait())
+            await asyncio.wait([reader, reached], return_when=asyncio.FIRST_COMPLETED)
+            reached.cancel()
+            if view.reached.is_set():
+                for other in others:
+                    assert await run.act(other, backend, "B")
+                view.resume.set()
+            assert await reader in ("old", None)
+            if len(view.calls) < number:
+                return
