@@ -148,7 +148,7 @@ def accuracy(params: Any, data: Digits) -> float:
 
 
 def train(url: str, steps: int, save_every: int, crash_at: int | None) -> None:
-    """Trains up to `steps` from the latest committed step, or from the beginning."""
+    """Trains up to `steps` from the newest step that is whole, or from the beginning."""
     data, held_out = read_digits()
     checkpointer = hf.training.Checkpointer(
         url,
@@ -157,15 +157,13 @@ def train(url: str, steps: int, save_every: int, crash_at: int | None) -> None:
     )
     with checkpointer:
         state = init_state()
-        latest = checkpointer.latest
-        if latest is not None:
-            state = checkpointer.load(latest, abstract_state=state)
-            crash_at = None  # once is enough: the same command again goes on
-            console.print(
-                f"  [cyan]↻ resumed from step {state.step}[/] of {checkpointer.directory}"
-            )
-        else:
+        try:
+            state = checkpointer.load(abstract_state=state, fallback=True)
+        except hf.errors.StepNotFoundError:
             console.print(f"  starting; checkpoints go to {checkpointer.directory}")
+        else:
+            crash_at = None  # once is enough: the same command again goes on
+            tell_resumed(checkpointer)
         with Display(steps, state.step) as display:
             while state.step < steps:
                 state, loss = train_step(state, data)
@@ -179,6 +177,16 @@ def train(url: str, steps: int, save_every: int, crash_at: int | None) -> None:
             checkpointer.wait()
         found = accuracy(state.params, held_out)
         console.print(f"  [bold]accuracy after {state.step} steps: {found:.2%}[/]")
+
+
+def tell_resumed(checkpointer: hf.training.Checkpointer) -> None:
+    """Prints where the run goes on, and which newer steps turned out to be damaged."""
+    report = checkpointer.last_load
+    assert report is not None
+    for skipped in report.skipped:
+        console.print(f"  [yellow]! step {skipped.step} is {skipped.problem} and was skipped[/]")
+        console.print(f"    {skipped.reason}", style="dim", markup=False)
+    console.print(f"  [cyan]↻ resumed from step {report.step}[/] of {checkpointer.directory}")
 
 
 def save(

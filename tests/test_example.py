@@ -44,3 +44,16 @@ def test_a_run_goes_on_with_more_steps_and_refuses_nonsense(tmp_path):
     assert "resumed from step 20" in more.stdout
     assert "accuracy after 25 steps" in more.stdout
     assert run_example(tmp_path, *small, "--steps", "0").returncode == 2
+
+
+def test_a_run_whose_newest_step_is_damaged_goes_on_from_the_one_before(tmp_path):
+    small = ("--url", "mine", "--save-every", "10")
+    assert run_example(tmp_path, *small, "--steps", "20").returncode == 0
+    (tmp_path / "mine/20/state/_TREE.json").write_text("{}")
+    more = run_example(tmp_path, *small, "--steps", "20")
+    assert more.returncode == 0, more.stdout + more.stderr
+    for words in ("step 20 is incomplete and was skipped", "resumed from step 10", "committed"):
+        assert words in more.stdout
+    last = run_example(tmp_path, *small, "--steps", "25")
+    assert "resumed from step 20" in last.stdout, last.stdout + last.stderr
+    assert "skipped" not in last.stdout

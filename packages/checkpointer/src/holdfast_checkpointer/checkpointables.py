@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from os import PathLike
 from typing import Any
 
@@ -164,6 +164,20 @@ def load_checkpointables_from(
     context: options.Context,
 ) -> AsyncResponse[dict[str, Any]]:
     """What `load_checkpointables_async` does once the path is resolved."""
+    read = items_reader(backend, abstract_checkpointables, context)
+    return AsyncResponse(
+        read(final),
+        what=f"the load from {backend.root}/{final}",
+        deadline=context.asynchronous.timeout_secs,
+    )
+
+
+def items_reader(
+    backend: StorageBackend,
+    abstract_checkpointables: Mapping[str, Any] | CheckpointMetadata | None,
+    context: options.Context,
+) -> Callable[[str], Coroutine[Any, Any, dict[str, Any]]]:
+    """What loads several items from any final; made, and checked, in the caller's thread."""
     if isinstance(abstract_checkpointables, CheckpointMetadata):
         abstract_checkpointables = abstract_checkpointables.items
     targets = {}
@@ -179,11 +193,7 @@ def load_checkpointables_from(
             f"{found.label} is safetensors files, one tree of tensors without items: load reads it"
         )
 
-    return AsyncResponse(
-        read_by_layout(backend, final, context, body, tensors),
-        what=f"the load from {backend.root}/{final}",
-        deadline=context.asynchronous.timeout_secs,
-    )
+    return lambda final: read_by_layout(backend, final, context, body, tensors)
 
 
 def checkpointables_metadata(

@@ -5,7 +5,7 @@ They never sweep and never collect: what they touch is the path they are given.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from os import PathLike
 from typing import Any, TypeVar
 
@@ -233,6 +233,29 @@ def load_from(
     **restore: Any,
 ) -> AsyncResponse[Any]:
     """What `load_async` does once the path is resolved."""
+    read = state_reader(
+        backend,
+        abstract_state,
+        checkpointable_name=checkpointable_name,
+        context=context,
+        **restore,
+    )
+    return AsyncResponse(
+        read(final),
+        what=f"the load from {backend.root}/{final}",
+        deadline=context.asynchronous.timeout_secs,
+    )
+
+
+def state_reader(
+    backend: StorageBackend,
+    abstract_state: Any,
+    *,
+    checkpointable_name: str | None,
+    context: options.Context,
+    **restore: Any,
+) -> Callable[[str], Coroutine[Any, Any, Any]]:
+    """What loads one PyTree from any final; made, and checked, in the caller's thread."""
     check_loaded_name(checkpointable_name)
     if isinstance(abstract_state, CheckpointMetadata):
         abstract_state = abstract_state.metadata
@@ -251,11 +274,7 @@ def load_from(
         request = wanted.for_handler(tree)
         return await load_tensors(found, checkpointable_name, request, context)
 
-    return AsyncResponse(
-        read_by_layout(backend, final, context, body, tensors),
-        what=f"the load from {backend.root}/{final}",
-        deadline=context.asynchronous.timeout_secs,
-    )
+    return lambda final: read_by_layout(backend, final, context, body, tensors)
 
 
 def metadata(

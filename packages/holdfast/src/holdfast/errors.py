@@ -26,12 +26,14 @@ from holdfast_checkpointer.errors import (
     UnsupportedTargetError,
 )
 from holdfast_manager.errors import (
+    NoGoodStepError,
     PinExistsError,
     PinNotFoundError,
     StepAlreadyExistsError,
     StepBeingReadError,
     StepNotFoundError,
     StepNotInTrashError,
+    StepNotQuarantinedError,
     StepPinnedError,
 )
 from holdfast_metadata.errors import (
@@ -90,6 +92,7 @@ __all__ = [
     "MetadataError",
     "NewerFormatError",
     "NoEntryError",
+    "NoGoodStepError",
     "NoHandlerError",
     "NoItemError",
     "NotFinalizedError",
@@ -109,6 +112,7 @@ __all__ = [
     "StepBeingReadError",
     "StepNotFoundError",
     "StepNotInTrashError",
+    "StepNotQuarantinedError",
     "StepPinnedError",
     "StorageError",
     "StorageFullError",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from holdfast_manager.quarantine.steps import QuarantinedStep
 from holdfast_metadata import HoldfastError
+from holdfast_storage import DamagedCheckpointError
 
 
 class StepAlreadyExistsError(HoldfastError, FileExistsError, ValueError):
@@ -104,3 +106,29 @@ class StepPinnedError(HoldfastError, ValueError):
         )
         self.step = step
         self.names = names
+
+
+class NoGoodStepError(DamagedCheckpointError):
+    """No step of the run can be loaded whole; no step was marked.
+
+    Not a `FileNotFoundError`: a job that starts anew where there is no checkpoint must not do
+    so where there are damaged ones.
+
+    Attributes:
+        skipped: Every step, the newest first, and what is wrong with it.
+    """
+
+    def __init__(self, directory: str, skipped: Sequence[QuarantinedStep]) -> None:
+        listed = "\n".join(f"  {step}" for step in skipped)
+        super().__init__(f"no step of {directory} can be loaded whole:\n{listed}")
+        self.skipped = tuple(skipped)
+
+
+class StepNotQuarantinedError(HoldfastError, ValueError):
+    """The step is not quarantined; the message lists those that are."""
+
+    def __init__(self, step: int, directory: str, quarantined: Sequence[int]) -> None:
+        shown = ", ".join(map(str, quarantined)) or "none"
+        super().__init__(
+            f"step {step} of {directory} is not quarantined; quarantined steps: {shown}"
+        )

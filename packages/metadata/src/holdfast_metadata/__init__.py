@@ -15,6 +15,7 @@ from holdfast_metadata.json_codec import canonical_json, ordered_json, parse_jso
 from holdfast_metadata.keys import Key
 from holdfast_metadata.manifest import MANIFEST_FILE, Manifest, ManifestEntry
 from holdfast_metadata.pin import COLLECTING_FILE, PINS_DIR, Collecting, Pin
+from holdfast_metadata.quarantine import QUARANTINE_DIR, QuarantineMark
 from holdfast_metadata.reader import READERS_DIR, ReaderLease
 from holdfast_metadata.scalars import decode_scalar, encode_scalar
 from holdfast_metadata.trash import TrashTicket
@@ -40,6 +41,7 @@ __all__ = [
     "LEAF_KINDS",
     "MANIFEST_FILE",
     "PINS_DIR",
+    "QUARANTINE_DIR",
     "READERS_DIR",
     "TREE_FILE",
     "ArrayDigests",
@@ -63,6 +65,7 @@ __all__ = [
     "NoneNode",
     "NotJsonError",
     "Pin",
+    "QuarantineMark",
     "ReaderLease",
     "SequenceNode",
     "TrashTicket",

@@ -18,6 +18,10 @@ _REFUSED = re.compile(
 _PASSING = re.compile(
     r"(UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED):|.*Connection (refused|reset)", re.DOTALL
 )
+# These tell of the machine or the way to it, and nothing of the bytes (EIO is UNKNOWN).
+_UNPROVEN = re.compile(
+    r"(UNKNOWN|INTERNAL|CANCELLED|UNIMPLEMENTED):|.*Input/output error", re.DOTALL
+)
 # What TensorStore appends: name and value, the value escaped as in C.
 _APPENDED = re.compile(r" \[(\w+)='((?:[^'\\]|\\.)*)'\]", re.DOTALL)
 _ESCAPED = re.compile(r"\\(['\"\\])")
@@ -44,7 +48,7 @@ def writing(label: str, target: KvTarget) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading(leaf: str, label: str, target: KvTarget) -> Iterator[None]:
-    """Translates what a read raises: what is not the store's fault is damage."""
+    """Translates what a read raises: what is proven to be no fault of the store is damage."""
     try:
         yield
     except errors.StorageError:
@@ -55,7 +59,7 @@ def reading(leaf: str, label: str, target: KvTarget) -> Iterator[None]:
             raise explained from error
         said = _shortened(error)
         found = _classified(error, f"reading {leaf!r} failed: {said}", label, target)
-        if type(found) is not errors.StorageError:
+        if type(found) is not errors.StorageError or _UNPROVEN.match(said):
             raise found from error
         raise errors.DamagedCheckpointError(
             f"the array of leaf {leaf!r} cannot be read: {said}", leaf=leaf, root=label, file=leaf

@@ -1,4 +1,4 @@
-"""The committed steps of a run as this process knows them."""
+"""The committed steps of a run as this process knows them: the good ones, and the others."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import SupportsIndex
 
 from holdfast_manager.described import DescribedCheckpoint
 from holdfast_manager.errors import StepNotFoundError
+from holdfast_manager.quarantine import Aside
 from holdfast_manager.run_directory import RunDirectory
 from holdfast_manager.steps import CheckpointMetadata, check_step
 from holdfast_storage.loop import get_loop
@@ -18,6 +19,7 @@ class KnownSteps:
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
         self._steps: dict[int, CheckpointMetadata] = {}
+        self._aside: dict[int, Aside] = {}
         self._lock = threading.Lock()
 
     def all(self) -> list[CheckpointMetadata]:
@@ -33,20 +35,47 @@ class KnownSteps:
 
     def reload(self) -> None:
         """Lists the storage again, to see what other processes committed or removed."""
-        listed = get_loop().run(self._run.list_steps())
+        get_loop().run(self.refresh())
+
+    async def refresh(self) -> None:
+        """As `reload`, on the storage loop."""
+        listed = await self._run.look()
         with self._lock:
-            self._steps = {entry.step: entry for entry in listed}
+            self._steps = {entry.step: entry for entry in listed.steps}
+            self._aside = {one.entry.step: one for one in listed.aside}
 
     def add(self, entry: CheckpointMetadata) -> None:
         """Takes in a step that was committed."""
         with self._lock:
             self._steps[entry.step] = entry
+            self._aside.pop(entry.step, None)
+
+    def set_aside(self, aside: Aside) -> None:
+        """Takes a step out of the good ones."""
+        step = aside.entry.step
+        with self._lock:
+            if self._steps.get(step, aside.entry) == aside.entry:
+                self._steps.pop(step, None)
+                self._aside[step] = aside
+
+    def aside(self, step: int) -> Aside | None:
+        """What is said of a step that is set aside."""
+        with self._lock:
+            return self._aside.get(step)
+
+    def all_aside(self) -> list[Aside]:
+        """The steps that are there and not good, in order."""
+        with self._lock:
+            return [self._aside[step] for step in sorted(self._aside)]
 
     def drop(self, entry: CheckpointMetadata) -> None:
         """Forgets a step, unless it has been committed anew."""
         with self._lock:
             if self._steps.get(entry.step) is entry:
                 del self._steps[entry.step]
+            aside = self._aside.get(entry.step)
+            if aside is not None and aside.entry is entry:
+                del self._aside[entry.step]
 
     async def confirm(self, entry: CheckpointMetadata, *, writing: bool = True) -> bool:
         """Whether a listed step is committed; if only a stale hint said so, both go."""
@@ -87,13 +116,19 @@ class KnownSteps:
         """The folder in which a step is, or would be saved."""
         with self._lock:
             entry = self._steps.get(step)
+            if entry is None and step in self._aside:
+                entry = self._aside[step].entry
         return self._run.build_name(step) if entry is None else entry.name
 
     def _find(self, step: int | None) -> CheckpointMetadata | None:
         if step is None:
             return self.latest
         with self._lock:
-            return self._steps.get(step)
+            entry = self._steps.get(step)
+            aside = self._aside.get(step)
+        if entry is None and aside is not None and aside.told.problem != "unreadable":
+            return aside.entry  # by its number it can be had
+        return entry
 
 
 def step_of(step: SupportsIndex | CheckpointMetadata | DescribedCheckpoint) -> int:

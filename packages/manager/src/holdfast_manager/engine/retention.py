@@ -9,9 +9,10 @@ from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_manager.engine import termination
 from holdfast_manager.engine.holds import Holds
 from holdfast_manager.engine.known import KnownSteps
+from holdfast_manager.engine.quarantine import Quarantine
 from holdfast_manager.engine.reaper import Reaper
 from holdfast_manager.engine.trash import RunTrash
-from holdfast_manager.engine.verdicts import Verdict, judge, protections
+from holdfast_manager.engine.verdicts import Verdict, judge, judge_aside, protections
 from holdfast_manager.errors import StepBeingReadError, StepNotFoundError, StepPinnedError
 from holdfast_manager.policies.preservation_policies import PreservationPolicy
 from holdfast_manager.run_directory import RunDirectory
@@ -36,6 +37,7 @@ class Retention:
         run: RunDirectory,
         known: KnownSteps,
         holds: Holds,
+        quarantine: Quarantine,
         policy: PreservationPolicy,
         reaper: Reaper,
         trash: RunTrash,
@@ -43,6 +45,7 @@ class Retention:
         self._run = run
         self._known = known
         self._holds = holds
+        self._quarantine = quarantine
         self.policy = policy
         self._reaper = reaper
         self._trash = trash
@@ -105,9 +108,9 @@ class Retention:
             known = [other.step for other in self._known.all()]
             raise StepNotFoundError(entry.step, self._run.label, known) from None
         except BaseException:
-            if await self._run.is_there(entry):
-                self._known.add(entry)
+            await self._list_again()
             raise
+        self.forget_mark(entry.name)
         return True
 
     async def _keep_house(self, previous: AsyncResponse[None] | None) -> None:
@@ -115,6 +118,7 @@ class Retention:
         if previous is not None:
             await previous
         try:
+            await self._quarantine.mark_torn()
             await self._collect()
         except Exception:  # noqa: BLE001 - the steps are safe; what is left is collected next time
             _log.warning("could not remove old steps of %s", self._run.label, exc_info=True)
@@ -132,6 +136,7 @@ class Retention:
                 is not provably gone counts as dead.
         """
         await self._holds.removals.forget_dead()
+        await self._quarantine.tidy()
         run = await self._run.sweep(older_than=older_than, pace=self._reaper.pace)
         trash = await self._trash.sweep(older_than)
         await self._run.repair_hints()
@@ -150,7 +155,7 @@ class Retention:
     ) -> tuple[list[Verdict], list[CheckpointMetadata]]:
         """What stays, and the steps that go."""
         while True:
-            checkpoints = self._known.all()
+            checkpoints, aside = self._known.all(), self._known.all_aside()
             holds = await self._holds.by_step(writing=writing)
             protected = protections(checkpoints, holds, await self._fixed(checkpoints))
             # Outside the loop, for a policy may read metrics.
@@ -161,7 +166,11 @@ class Retention:
             # A step that is not there must not be kept in place of one that is, and nothing
             # goes unless what is newest is whole at this moment.
             if not surplus or await self._all_there(kept, writing=writing):
-                return verdicts, surplus
+                break
+        fixed = await self._fixed([one.entry for one in aside])
+        doubtful = judge_aside(aside, verdicts, holds, fixed)
+        surplus += [one.entry for one, said in zip(aside, doubtful, strict=True) if not said]
+        return sorted([*verdicts, *doubtful], key=lambda verdict: verdict.step), surplus
 
     async def _fixed(self, checkpoints: list[CheckpointMetadata]) -> list[CheckpointMetadata]:
         """Steps by Orbax, where they would have to go to a trash that cannot take them."""
@@ -198,12 +207,27 @@ class Retention:
                     await self._collect_one(entry)
 
     async def _collect_one(self, entry: CheckpointMetadata) -> None:
+        marked = self._known.aside(entry.step) is not None
         self._known.drop(entry)
         if not await self._known.confirm(entry):
             return
         try:
             await self._take_out(entry)
+            if marked:
+                self.forget_mark(entry.name)
         except StorageError:
             _log.warning("could not remove %s; it stays for now", entry.path, exc_info=True)
-            if await self._run.is_there(entry):
-                self._known.add(entry)
+            await self._list_again()
+
+    def forget_mark(self, name: str, *, unless: str | None = None) -> None:
+        """Removes, behind everything, what is said of a step that was saved anew or removed."""
+        self._reaper.add(
+            lambda: self._quarantine.forget(name, unless=unless), f"the mark of {name}"
+        )
+
+    async def _list_again(self) -> None:
+        """A step that was not removed is listed again, as what it is."""
+        try:
+            await self._known.refresh()
+        except StorageError:
+            _log.warning("%s could not be listed", self._run.label, exc_info=True)

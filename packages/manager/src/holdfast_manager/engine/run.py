@@ -8,8 +8,10 @@ from typing import Any
 
 from holdfast_checkpointer.options import Context
 from holdfast_manager.engine.deletion import Deletion, Trash
+from holdfast_manager.engine.fallback import Loading
 from holdfast_manager.engine.holds import Holds
 from holdfast_manager.engine.known import KnownSteps
+from holdfast_manager.engine.quarantine import Quarantine
 from holdfast_manager.engine.reaper import Reaper
 from holdfast_manager.engine.retention import Retention
 from holdfast_manager.engine.saver import Saver
@@ -54,6 +56,8 @@ class Run:
         directory: The run's folder.
         known: The committed steps as this process knows them.
         holds: Steps that stay whatever a policy says, and why.
+        quarantine: Steps that are there and not good.
+        loading: Loads steps.
         reaper: Deletes data in the background.
         trash: Removed steps that may come back.
         retention: What is done after a commit.
@@ -64,17 +68,30 @@ class Run:
         self.directory = RunDirectory(backend, settings.names)
         self.known = KnownSteps(self.directory)
         self.holds = Holds(self.directory)
+        self.quarantine = Quarantine(self.directory, self.known, _nobody)
+        self.loading = Loading(self.known, self.directory, self.quarantine)
         self.reaper = Reaper(settings.deletion)
         self.trash = RunTrash(self.directory, self.known, self.reaper, settings.trash)
         self.retention = Retention(
-            self.directory, self.known, self.holds, settings.what, self.reaper, self.trash
+            self.directory,
+            self.known,
+            self.holds,
+            self.quarantine,
+            settings.what,
+            self.reaper,
+            self.trash,
         )
         self.saver = Saver(
             self.directory,
             self.known,
             self.retention,
+            self.quarantine,
             settings.when,
             context,
             root_metadata=settings.root_metadata,
         )
         self.known.reload()
+
+
+async def _nobody() -> bool:
+    return False

@@ -21,6 +21,7 @@ from holdfast_checkpointer.options import Context
 from holdfast_manager.engine import termination
 from holdfast_manager.engine.known import KnownSteps
 from holdfast_manager.engine.preemption import Preemption
+from holdfast_manager.engine.quarantine import Quarantine
 from holdfast_manager.engine.results import SaveResponse, SaveResult
 from holdfast_manager.engine.retention import Retention
 from holdfast_manager.errors import StepAlreadyExistsError, StepNotFoundError
@@ -46,6 +47,7 @@ class Saver:
         run: The run.
         known: Its steps.
         retention: What happens after a commit.
+        quarantine: Steps whose place a save takes without being told to overwrite.
         policy: When to save.
         context: Options.
         root_metadata: Stored once for the run.
@@ -56,6 +58,7 @@ class Saver:
         run: RunDirectory,
         known: KnownSteps,
         retention: Retention,
+        quarantine: Quarantine,
         policy: SaveDecisionPolicy,
         context: Context,
         *,
@@ -64,6 +67,7 @@ class Saver:
         self._run = run
         self._known = known
         self._retention = retention
+        self._quarantine = quarantine
         self._policy = policy
         self._context = context
         self._root_metadata = root_metadata
@@ -246,7 +250,8 @@ class Saver:
         *,
         overwrite: bool,
     ) -> SaveResult:
-        if overwrite:
+        replace = overwrite or await self._quarantine.may_replace(step)
+        if replace:
             await self._retention.require_unpinned(step)
         if self._root_metadata is not None and not self._retention.swept:
             await self._run.write_root_metadata(self._root_metadata)
@@ -254,12 +259,15 @@ class Saver:
             self._run.backend,
             name,
             contents,
-            replace=overwrite,
+            replace=replace,
             context=self._context,
         )
         entry = self._run.describe(step, record.committed_ns, name)
         entry.take_metrics(metrics)
+        replaced = self._known.aside(step)
         self._known.add(entry)
         await self._run.note_commit(entry)
+        if replaced is not None:
+            self._retention.forget_mark(name, unless=record.attempt)
         self._retention.start()
         return SaveResult(step, saved=True)

@@ -13,6 +13,7 @@ from holdfast_manager.policies.preservation_policies import (
     PreservationContext,
     PreservationPolicy,
 )
+from holdfast_manager.quarantine import Aside
 from holdfast_manager.steps import CheckpointMetadata
 
 NEWEST = "it is the newest committed step"
@@ -78,6 +79,31 @@ def judge(
             reasons = [f"{policy!r} does not keep it"]
         verdicts.append(Verdict(entry.step, kept, tuple(reasons)))
     return verdicts
+
+
+def judge_aside(
+    aside: Sequence[Aside],
+    verdicts: Sequence[Verdict],
+    holds: Mapping[int, Sequence[str]],
+    fixed: Sequence[CheckpointMetadata] = (),
+) -> list[Verdict]:
+    """Decides about steps that are there and not good, of which no policy is told.
+
+    Each stays as evidence while a good step that is older stays, and goes after that: so a
+    policy that drops old steps drops them too, and never before there are newer good ones.
+    """
+    kept = [verdict.step for verdict in verdicts if verdict.kept]
+    found = []
+    for one in aside:
+        step = one.entry.step
+        reasons = holds.get(step, ())
+        said = f"it is {one.told.problem} and no policy counts it: {one.told.reason}"
+        stays = not kept or step > kept[0] or one.told.problem == "unreadable"
+        if reasons or stays or one.entry in fixed:
+            found.append(Verdict(step, True, (*reasons, said)))
+        else:
+            found.append(Verdict(step, False, (f"every step that stays is newer; {said}",)))
+    return found
 
 
 def _answers(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from holdfast_checkpointer.engine.unmarked import holds_unmarked
+from holdfast_manager.quarantine import Aside, QuarantinedStep, QuarantineMarks
+from holdfast_manager.quarantine.looking import identity_of
 from holdfast_manager.run_directory import root_metadata
 from holdfast_manager.run_directory.hints import HintKeeper
 from holdfast_manager.run_directory.listing import StepListing
@@ -33,6 +36,19 @@ _log = logging.getLogger(__name__)
 _NOT_WHOLE = (CheckpointNotFoundError, DamagedCheckpointError, RecordUnreadableError)
 
 
+@dataclass(frozen=True)
+class ListedSteps:
+    """What a look into a run's folder shows.
+
+    Attributes:
+        steps: The committed steps, in order.
+        aside: Steps that are there and not good, in no order.
+    """
+
+    steps: list[CheckpointMetadata]
+    aside: list[Aside]
+
+
 class RunDirectory:
     """One run on one backend, whose root is the run's folder. Reading writes nothing.
 
@@ -46,6 +62,7 @@ class RunDirectory:
         self._names_of = name_format or standard_name_format()
         self._listing = StepListing(backend, self._names_of)
         self._hints = HintKeeper(backend, self._listing.names)
+        self.marks = QuarantineMarks(backend)
 
     @property
     def label(self) -> str:
@@ -78,7 +95,14 @@ class RunDirectory:
         whose record cannot be read is left out and reported in the log. A step with a hint
         is taken for committed until somebody needs to know (`is_committed`).
         """
-        return await self._without_torn_end(await self._listing.steps())
+        return (await self.look()).steps
+
+    async def look(self) -> ListedSteps:
+        """The steps as `list_steps` gives them, and those that are there and not good."""
+        found = await self._listing.steps()
+        good, known = await self.marks.split(found.committed, marks=found.marks)
+        whole, torn = await self._without_torn_end(good)
+        return ListedSteps(whole, [*found.unreadable, *known, *torn])
 
     async def is_committed(self, entry: CheckpointMetadata) -> bool:
         """Whether a listed step is committed: one read if only a hint said so."""
@@ -114,24 +138,34 @@ class RunDirectory:
             gone.append(entries[-1])
         return gone
 
-    async def _without_torn_end(self, steps: list[CheckpointMetadata]) -> list[CheckpointMetadata]:
+    async def _without_torn_end(
+        self, steps: list[CheckpointMetadata]
+    ) -> tuple[list[CheckpointMetadata], list[Aside]]:
         """Leaves out newest steps of which files are missing, as while a copy still runs.
 
         They are committed and not whole, so none of them is the latest. Older ones are not
         looked into: opening a run costs one look, not one for each step.
         """
+        torn = []
         while steps and steps[-1].ours:
+            entry = steps[-1]
             try:
-                area = await open_committed(self.backend, steps[-1].name)
+                area = await open_committed(self.backend, entry.name)
             except _NOT_WHOLE as error:
-                _log.warning("%s is left out: %s", steps[-1].path, error)
-                if isinstance(error, CheckpointNotFoundError):
-                    self._hints.suspects.add(steps[-1].name)
+                _log.warning("%s is left out: %s", entry.path, error)
                 steps = steps[:-1]
+                if isinstance(error, CheckpointNotFoundError):
+                    self._hints.suspects.add(entry.name)
+                else:
+                    torn.append(await self._torn(entry, error))
             else:
-                steps[-1].confirm(area.record.committed_ns)
+                entry.confirm(area.record.committed_ns)
                 break
-        return steps
+        return steps, torn
+
+    async def _torn(self, entry: CheckpointMetadata, error: Exception) -> Aside:
+        told = QuarantinedStep.seen(entry, error)
+        return Aside(entry, told, await identity_of(self.backend, entry))
 
     async def attempt_of(self, entry: CheckpointMetadata) -> str | None:
         """The attempt that is committed as a step; None for a step that Orbax wrote.

@@ -5,16 +5,35 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from holdfast_checkpointer.engine.unmarked import holds_unmarked
+from holdfast_manager.quarantine import Aside, QuarantinedStep
+from holdfast_manager.quarantine.looking import StepIdentity
 from holdfast_manager.run_directory.details import reader_of
 from holdfast_manager.step_names import NameFormat, step_in
 from holdfast_manager.steps import UNREAD, CheckpointMetadata, Unread
+from holdfast_metadata import QUARANTINE_DIR
 from holdfast_storage import StorageBackend
 from holdfast_storage.commit import list_hints, survey
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class FoundSteps:
+    """What a listing of a run's folder shows.
+
+    Attributes:
+        committed: Steps that are committed or have a hint, in order.
+        unreadable: Steps whose record cannot be read.
+        marks: Whether there may be marks of quarantined steps.
+    """
+
+    committed: list[CheckpointMetadata]
+    unreadable: list[Aside]
+    marks: bool
 
 
 class StepListing:
@@ -32,17 +51,25 @@ class StepListing:
 
     async def names(self) -> tuple[dict[str, int], frozenset[str]]:
         """Folders named as steps, and names that have a hint: two listings."""
+        folders, hints = await self._folders()
+        return self._steps_in(folders), hints
+
+    async def _folders(self) -> tuple[Sequence[str], frozenset[str]]:
         listing, hints = await asyncio.gather(
             self._backend.children(""), list_hints(self._backend, "")
         )
         if await self._backend.settle("", listing):
             listing = await self._backend.children("")
-        steps = {name: step_in(self._names_of, name) for name in listing.prefixes}
-        return {name: step for name, step in steps.items() if step is not None}, hints
+        return listing.prefixes, hints
 
-    async def steps(self) -> list[CheckpointMetadata]:
+    def _steps_in(self, folders: Sequence[str]) -> dict[str, int]:
+        steps = {name: step_in(self._names_of, name) for name in folders}
+        return {name: step for name, step in steps.items() if step is not None}
+
+    async def steps(self) -> FoundSteps:
         """Those that are committed or have a hint, in order: one for each step."""
-        steps, hints = await self.names()
+        folders, hints = await self._folders()
+        steps = self._steps_in(folders)
         seen = await survey(self._backend, sorted(steps.keys() - hints))
         found = [
             self.describe(steps[name], UNREAD, name)
@@ -52,12 +79,21 @@ class StepListing:
             self.describe(steps[entry.name], entry.record.committed_ns, entry.name)
             for entry in seen.committed
         ]
+        unreadable = []
         for name, problem in seen.unreadable:
             _log.warning("%s/%s is left alone: %s", self._backend.root, name, problem)
+            unreadable.append(self._unreadable(self.describe(steps[name], UNREAD, name), problem))
         found += [self.describe(steps[name], UNREAD, name, ours=False) for name in seen.orbax]
         for name in await self._unmarked(seen.foreign):
             found.append(self.describe(steps[name], UNREAD, name, ours=False, unmarked=True))
-        return self._one_for_each_step(found)
+        committed = self._one_for_each_step(found)
+        numbers = {entry.step for entry in committed}
+        unreadable = [aside for aside in unreadable if aside.entry.step not in numbers]
+        return FoundSteps(committed, unreadable, QUARANTINE_DIR in folders)
+
+    def _unreadable(self, entry: CheckpointMetadata, problem: str) -> Aside:
+        told = QuarantinedStep(entry.step, entry.path, "unreadable", problem)
+        return Aside(entry, told, StepIdentity(None, ""))
 
     def describe(
         self,

@@ -1,0 +1,289 @@
+"""Loading a step of a run; and an older one where the newest is damaged."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import traceback
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from holdfast_checkpointer.engine.response import AsyncResponse
+from holdfast_manager.engine.known import KnownSteps
+from holdfast_manager.engine.quarantine import Quarantine
+from holdfast_manager.errors import NoGoodStepError, StepNotFoundError
+from holdfast_manager.quarantine import Aside, QuarantinedStep
+from holdfast_manager.quarantine.looking import identity_of, require_items
+from holdfast_manager.run_directory import RunDirectory
+from holdfast_manager.steps import CheckpointMetadata
+from holdfast_metadata import MetadataError, NewerFormatError
+from holdfast_storage import (
+    CheckpointChangedError,
+    CheckpointNotFoundError,
+    DamagedCheckpointError,
+    RecordForbiddenError,
+    RecordUnreadableError,
+)
+
+_log = logging.getLogger(__name__)
+_LOOKS = 5
+_NO_PROOF = (
+    "while loading step {step} ({path}) with fallback=True; this is no proof that the step is "
+    "damaged, so no older one was loaded in its place"
+)
+Read = Callable[[str], Coroutine[Any, Any, Any]]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """Which step was loaded, and which newer ones were not.
+
+    Attributes:
+        step: The step that was loaded: where a training goes on.
+        path: Its URL or path.
+        skipped: The newer steps that a load with `fallback=True` passed over, the newest first.
+    """
+
+    step: int
+    path: str
+    skipped: tuple[QuarantinedStep, ...] = ()
+
+    def __str__(self) -> str:
+        if not self.skipped:
+            return f"loaded step {self.step}"
+        lines = "".join(f"\n  {step}" for step in self.skipped)
+        return f"loaded step {self.step}; newer steps were skipped:{lines}"
+
+
+class LoadResponse(AsyncResponse[Any]):
+    """The handle of a load of a run: what `AsyncResponse` is, and a report.
+
+    Attributes:
+        report: Which step was loaded; None before the load has succeeded.
+    """
+
+    def __init__(
+        self,
+        work: Coroutine[Any, Any, tuple[Any, LoadReport]],
+        *,
+        what: str,
+        deadline: float | None,
+        told: Callable[[LoadReport], None],
+    ) -> None:
+        self.report: LoadReport | None = None
+
+        async def run() -> Any:
+            value, self.report = await work
+            told(self.report)
+            return value
+
+        super().__init__(run(), what=what, deadline=deadline)
+
+
+class _Not(enum.Enum):
+    """Why a step was not loaded, where that is no error."""
+
+    DAMAGED = "two readings say so"
+    THERE = "it was removed meanwhile, which is no damage"
+
+
+@dataclass
+class _Search:
+    """How far a load with fallback has come."""
+
+    start: int | None
+    tried: set[str] = field(default_factory=set)
+    skipped: list[Aside] = field(default_factory=list)
+    found: list[tuple[Aside, Exception]] = field(default_factory=list)  # in this load
+
+
+class Loading:
+    """Loads steps of one run.
+
+    Args:
+        known: Its steps.
+        run: The run.
+        quarantine: Where damaged steps go.
+    """
+
+    def __init__(self, known: KnownSteps, run: RunDirectory, quarantine: Quarantine) -> None:
+        self._known = known
+        self._run = run
+        self._quarantine = quarantine
+        self.last: LoadReport | None = None
+
+    def start(
+        self, number: int | None, read: Read, *, fallback: bool, deadline: float | None
+    ) -> LoadResponse:
+        """Loads in the background.
+
+        Args:
+            number: The step; None is the newest.
+            read: Loads what is wanted from the folder of a step.
+            fallback: Load an older step if this one is damaged.
+            deadline: For one step, in seconds.
+
+        Raises:
+            StepNotFoundError: There is no such step, and `fallback` is false or the run empty.
+        """
+        what = f"the load from {self._run.label}"
+        if not fallback:
+            work = self._load_one(self._known.resolve(number), read)
+            return LoadResponse(work, what=what, deadline=deadline, told=self._tell)
+        self._require_something(number)
+        work = self._fall_back(_Search(number), read, deadline)
+        return LoadResponse(work, what=what, deadline=None, told=self._tell)
+
+    def _tell(self, report: LoadReport) -> None:
+        self.last = report
+
+    async def _load_one(self, entry: CheckpointMetadata, read: Read) -> tuple[Any, LoadReport]:
+        aside = self._known.aside(entry.step)
+        if aside is not None:
+            _log.warning("%s is loaded although %s", entry.path, aside.told)
+        return await read(entry.name), LoadReport(entry.step, entry.path)
+
+    def _require_something(self, number: int | None) -> None:
+        if self._next(_Search(number)) is None:
+            self._known.reload()  # another process may have committed since
+        if self._next(_Search(number)) is None:
+            known = [entry.step for entry in self._known.all()]
+            raise StepNotFoundError(number, self._run.label, known)
+
+    def _next(self, search: _Search) -> CheckpointMetadata | None:
+        """The newest step that was not tried, damaged ones included."""
+        entries = [*self._known.all(), *(aside.entry for aside in self._known.all_aside())]
+        left = [
+            entry
+            for entry in entries
+            if entry.name not in search.tried
+            and (search.start is None or entry.step <= search.start)
+        ]
+        return max(left, key=lambda entry: entry.step, default=None)
+
+    async def _fall_back(
+        self, search: _Search, read: Read, deadline: float | None
+    ) -> tuple[Any, LoadReport]:
+        """Loads the newest step that can be loaded whole.
+
+        A step is set aside only once an older one was loaded: a process that can read
+        nothing says nothing about steps.
+        """
+        while (entry := self._next(search)) is not None:
+            search.tried.add(entry.name)
+            told = await self._known_damage(entry)
+            if told is not None:
+                search.skipped.append(told)
+                continue
+            found = await self._try(entry, read, deadline, search)
+            if found is _Not.THERE:
+                await self._known.refresh()
+            elif found is not _Not.DAMAGED:
+                return found, await self._report(entry, search)
+        raise self._given_up(search)
+
+    async def _known_damage(self, entry: CheckpointMetadata) -> Aside | None:
+        """What is known of a step already, and still true; what may have passed is not."""
+        aside = self._known.aside(entry.step)
+        if aside is None or aside.told.problem != "damaged":
+            return None
+        return await self._run.marks.judge(entry)
+
+    async def _try(
+        self, entry: CheckpointMetadata, read: Read, deadline: float | None, search: _Search
+    ) -> Any:
+        """Loads one step, or says why not.
+
+        Raises:
+            Exception: Anything that is no proof of damage; it names the step.
+        """
+        before: Aside | None = None
+        for _ in range(_LOOKS):
+            try:
+                async with asyncio.timeout(deadline):
+                    if not entry.ours:
+                        await require_items(self._run.backend, entry)
+                    return await read(entry.name)
+            except Exception as error:
+                if not proves_damage(entry, error):
+                    if await self._is_gone(entry, error):
+                        return _Not.THERE
+                    error.add_note(_NO_PROOF.format(step=entry.step, path=entry.path))
+                    raise
+                damage = _without_arrays(error)
+            told = QuarantinedStep.seen(entry, damage)
+            now = Aside(entry, told, await identity_of(self._run.backend, entry))
+            if before is not None and _is_same(before, now):
+                search.skipped.append(now)
+                search.found.append((now, damage))
+                return _Not.DAMAGED
+            before = now
+        raise CheckpointChangedError(
+            f"step {entry.step} was replaced again and again while it was loaded",
+            key=entry.name,
+            root=self._run.label,
+        )
+
+    async def _is_gone(self, entry: CheckpointMetadata, error: Exception) -> bool:
+        said = isinstance(error, CheckpointNotFoundError)
+        return said and not await self._run.is_there(entry)
+
+    async def _report(self, entry: CheckpointMetadata, search: _Search) -> LoadReport:
+        report = LoadReport(entry.step, entry.path, tuple(one.told for one in search.skipped))
+        for aside, error in search.found:
+            await self._quarantine.keep(aside, error)
+        if search.skipped:
+            _log.warning("%s: %s", self._run.label, report)
+        return report
+
+    def _given_up(self, search: _Search) -> Exception:
+        if not search.skipped:
+            known = [entry.step for entry in self._known.all()]
+            return StepNotFoundError(search.start, self._run.label, known)
+        told = NoGoodStepError(self._run.label, [one.told for one in search.skipped])
+        causes = [error for _, error in search.found]
+        several = len(causes) > 1
+        told.__cause__ = (
+            ExceptionGroup("of the steps", causes) if several else next(iter(causes), None)
+        )
+        return told
+
+
+def _is_same(before: Aside, now: Aside) -> bool:
+    """Whether two readings found damage in one and the same thing.
+
+    Of a copy that goes on, each look sees more, and still not all.
+    """
+    if now.told.problem == before.told.problem == "incomplete":
+        return now.identity.attempt == before.identity.attempt
+    return now.identity == before.identity
+
+
+def proves_damage(entry: CheckpointMetadata, error: Exception) -> bool:
+    """Whether an error says that the bytes of a step are not those that were saved.
+
+    Everything else is the caller's (a target that does not fit, an item that is not there), or
+    may pass (the network, memory, access), or wants another holdfast (a newer format).
+    """
+    if isinstance(error, DamagedCheckpointError):
+        return True
+    if isinstance(error, RecordUnreadableError):
+        newer = isinstance(error.__cause__, NewerFormatError)
+        return not newer and not isinstance(error, RecordForbiddenError)
+    # Documents of ours have digests: one that reads as saved and is none is a defect of a writer.
+    return (
+        not entry.ours
+        and isinstance(error, MetadataError)
+        and not isinstance(error, NewerFormatError)
+    )
+
+
+def _without_arrays(error: Exception) -> Exception:
+    """The error without what its frames hold: half a model would stay in memory with it."""
+    told: BaseException | None = error
+    while told is not None:
+        traceback.clear_frames(told.__traceback__)
+        told = told.__cause__ or told.__context__
+    return error
