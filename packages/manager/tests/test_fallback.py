@@ -396,8 +396,25 @@ def test_it_begins_with_the_step_that_is_asked_for(place):
     assert value_of(run.load(2, fallback=True)) == 1
     assert value_of(run.load(fallback=True)) == 3
     assert run.last_load.skipped == ()
-    with pytest.raises(StepNotFoundError):
-        run.load(0, fallback=True)
+    for number in (0, 7):
+        with pytest.raises(StepNotFoundError):
+            run.load(number, fallback=True)
+    with pytest.raises(DamagedCheckpointError) as told:
+        run.load(2)
+    assert any("fallback=True" in note for note in told.value.__notes__)
+
+
+def test_a_load_that_takes_too_long_is_not_a_damaged_step(place):
+    save(place, 1, 2)
+    run = opened(open_backend(place))
+
+    async def read(name):
+        await asyncio.sleep(60)
+
+    response = run.loading.start(None, read, fallback=True, deadline=0.01)
+    with pytest.raises(TimeoutError, match="2 took longer than 0.01 s"):
+        response.result()
+    assert marks(run.directory.backend) == []
 
 
 def test_items_fall_back_as_one_and_a_response_has_its_report(place):

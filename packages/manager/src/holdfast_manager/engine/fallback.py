@@ -128,12 +128,13 @@ class Loading:
         Raises:
             StepNotFoundError: There is no such step, and `fallback` is false or the run empty.
         """
-        what = f"the load from {self._run.label}"
         if not fallback:
-            work = self._load_one(self._known.resolve(number), read)
+            entry = self._known.resolve(number)
+            work, what = self._load_one(entry, read), f"the load from {entry.path}"
             return LoadResponse(work, what=what, deadline=deadline, told=self._tell)
         self._require_something(number)
         work = self._fall_back(_Search(number), read, deadline)
+        what = f"the load from {self._run.label}"
         return LoadResponse(work, what=what, deadline=None, told=self._tell)
 
     def _tell(self, report: LoadReport) -> None:
@@ -143,14 +144,24 @@ class Loading:
         aside = self._known.aside(entry.step)
         if aside is not None:
             _log.warning("%s is loaded although %s", entry.path, aside.told)
-        return await read(entry.name), LoadReport(entry.step, entry.path)
+        try:
+            return await read(entry.name), LoadReport(entry.step, entry.path)
+        except DamagedCheckpointError as error:
+            error.add_note("fallback=True loads the newest step that is whole")
+            raise
 
     def _require_something(self, number: int | None) -> None:
-        if self._next(_Search(number)) is None:
-            self._known.reload()  # another process may have committed since
-        if self._next(_Search(number)) is None:
-            known = [entry.step for entry in self._known.all()]
-            raise StepNotFoundError(number, self._run.label, known)
+        """A step that is asked for by its number is there, damaged or not."""
+        for look in (True, False):
+            found = self._next(_Search(number))
+            if found is not None and number in (None, found.step):
+                return
+            if look:
+                self._known.reload()  # another process may have committed since
+        raise StepNotFoundError(number, self._run.label, self._committed())
+
+    def _committed(self) -> list[int]:
+        return [entry.step for entry in self._known.all()]
 
     def _next(self, search: _Search) -> CheckpointMetadata | None:
         """The newest step that was not tried, damaged ones included."""
@@ -202,10 +213,7 @@ class Loading:
         before: Aside | None = None
         for _ in range(_LOOKS):
             try:
-                async with asyncio.timeout(deadline):
-                    if not entry.ours:
-                        await require_items(self._run.backend, entry)
-                    return await read(entry.name)
+                return await self._within(deadline, entry, read)
             except Exception as error:
                 if not proves_damage(entry, error):
                     if await self._is_gone(entry, error):
@@ -226,6 +234,19 @@ class Loading:
             root=self._run.label,
         )
 
+    async def _within(self, deadline: float | None, entry: CheckpointMetadata, read: Read) -> Any:
+        try:
+            async with asyncio.timeout(deadline) as limit:
+                if not entry.ours:
+                    await require_items(self._run.backend, entry)
+                return await read(entry.name)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise TimeoutError(
+                f"the load from {entry.path} took longer than {deadline} s"
+            ) from error
+
     async def _is_gone(self, entry: CheckpointMetadata, error: Exception) -> bool:
         said = isinstance(error, CheckpointNotFoundError)
         return said and not await self._run.is_there(entry)
@@ -240,8 +261,7 @@ class Loading:
 
     def _given_up(self, search: _Search) -> Exception:
         if not search.skipped:
-            known = [entry.step for entry in self._known.all()]
-            return StepNotFoundError(search.start, self._run.label, known)
+            return StepNotFoundError(search.start, self._run.label, self._committed())
         told = NoGoodStepError(self._run.label, [one.told for one in search.skipped])
         causes = [error for _, error in search.found]
         several = len(causes) > 1

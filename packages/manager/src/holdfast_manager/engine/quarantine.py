@@ -42,8 +42,11 @@ class Quarantine:
         try:
             if not await is_true_still(self._run.backend, aside.entry, aside):
                 return aside  # replaced or repaired since
-            self._run.marks.remember(aside)
-            self._known.set_aside(aside)
+        except StorageError:
+            _log.debug("%s was not looked at again", aside.entry.path, exc_info=True)
+        self._run.marks.remember(aside)
+        self._known.set_aside(aside)
+        try:
             if not await self._written_elsewhere() and await self._run.marks.put(aside, error):
                 return dataclasses.replace(aside, marked=True)
         except StorageError:
