@@ -454,11 +454,11 @@ def test_a_mark_tells_what_was_found_by_whom(place):
 
 
 def test_orbaxs_step_that_lacks_an_item_is_passed_over_and_can_be_saved(tmp_path):
-    """Without our record, as a copy that has not come to it yet is, too."""
+    """What holdfast writes is Orbax's without our own files."""
     place = str(tmp_path / "job")
     save(place, 1, 2)
-    for name in ("_COMMIT.json", "_MANIFEST.jsonl"):
-        (tmp_path / "job/2" / name).unlink()
+    for name in ("_COMMIT.json", "_MANIFEST.jsonl", "_ATTEMPT.json"):
+        (tmp_path / "job/2" / name).unlink(missing_ok=True)
     assert training.Checkpointer(place).latest.step == 2
     (tmp_path / "job/2/state").rename(tmp_path / "elsewhere")
     run = training.Checkpointer(place)
