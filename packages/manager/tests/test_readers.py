@@ -11,6 +11,7 @@ import pytest
 from holdfast_manager import training
 from holdfast_manager.engine.holds import Holds
 from holdfast_manager.engine.readers import Readers
+from holdfast_manager.engine.reading import close_all
 from holdfast_manager.errors import StepBeingReadError, StepNotFoundError
 from holdfast_manager.policies.preservation_policies import LatestN
 from holdfast_manager.run_directory import RunDirectory
@@ -255,6 +256,18 @@ def test_a_reader_that_was_silent_too_long_looks_again(place, caplog):
     finally:
         reading.close()
     assert leases(place) == []
+
+
+def test_at_the_exit_everything_that_is_held_is_let_go(place):
+    save(place, 1)
+    run = RunDirectory(open_backend(place))
+    readers = Holds(run).readers
+    held = [get_loop().run(readers.take(run.describe(1, None, "1"))) for _ in range(2)]
+    assert len(leases(place)) == 2
+    close_all()
+    assert leases(place) == []
+    for one in held:
+        one.close()
 
 
 class ReadOnly(FaultyBackend):

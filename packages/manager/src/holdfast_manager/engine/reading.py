@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import dataclasses
 import logging
 import threading
@@ -26,6 +27,7 @@ from holdfast_storage.commit.shield import carry_through
 
 _log = logging.getLogger(__name__)
 _CLOSING_PATIENCE_S = 10.0
+_open: set[Reading] = set()
 
 
 class Reading:
@@ -86,17 +88,24 @@ class Reading:
                 self.protected = False
             await self._removals.settle(self.entry)
             if self.protected:
+                _open.add(self)
                 self._thread.start()
         except BaseException:
+            _open.discard(self)
             if self.protected:
                 await carry_through(self._let_go())
             raise
 
     def close(self) -> None:
         """Lets the step go. Waits a while for a request that is under way."""
-        self._stop.set()
-        if self._thread.ident is not None:
+        self.stop()
+        if self in _open:  # if not, it was closed, perhaps before the interpreter fell apart
+            _open.discard(self)
             self._thread.join(_CLOSING_PATIENCE_S)
+
+    def stop(self) -> None:
+        """Lets the step go in the background."""
+        self._stop.set()
 
     def _serve(self) -> None:
         with asyncio.Runner() as runner:
@@ -149,3 +158,14 @@ class Reading:
             await self._backend.delete(self._key)
         except StorageError:
             _log.debug("%s is left to whoever finds it dead", self._key, exc_info=True)
+
+
+def close_all() -> None:
+    """Lets everything go, at the exit: iterators that nobody left are closed too late."""
+    for reading in list(_open):
+        reading.stop()
+    for reading in list(_open):
+        reading.close()
+
+
+atexit.register(close_all)
