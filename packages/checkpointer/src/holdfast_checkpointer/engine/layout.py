@@ -10,6 +10,7 @@ from typing import TypeVar
 from holdfast_checkpointer.engine.names import AUTO, METRICS, ORBAX_TEMPORARY, STATE
 from holdfast_checkpointer.engine.unmarked import holds_unmarked
 from holdfast_checkpointer.errors import ItemNotFoundError
+from holdfast_checkpointer.multihost import jax_service
 from holdfast_metadata.orbax import ITEM_METADATA_FILE, STEP_METADATA_FILE, StepMetadata
 from holdfast_storage import (
     CheckpointNotFoundError,
@@ -166,7 +167,10 @@ async def read_checkpoint(
     async def ours(area: ReadArea) -> T:
         return await body(await describe_area(area, final, ours=True))
 
-    return await reading(backend, final, ours)
+    # In a job of thousands one process lists thousands of files, not each of them: what is
+    # missing is missed by whoever wants to read it.
+    check_whole = jax_service.process_index() == 0
+    return await reading(backend, final, ours, check_whole=check_whole)
 
 
 async def refuse_no_checkpoint(backend: StorageBackend, final: str) -> None:

@@ -190,12 +190,14 @@ class _Leader(Fellows):
     save: JointSave
     documents: Documents
     entries: dict[str, ManifestEntry] = field(default_factory=dict)
+    area: WriteArea = field(init=False)
 
     async def began(self, txn: Transaction) -> None:
         await self.save.operation.broadcast("the attempt", txn.token().encode())
         await self.save.show_storage(txn)
 
     async def write(self, area: StagingArea) -> None:
+        self.area = area
         operation = self.save.operation
         operation.enter("the write")
         own = await operation.until_failure(self.save.write_items(area))
@@ -226,13 +228,16 @@ class _Leader(Fellows):
             StorageNotSharedError: The primary does not see what another process wrote.
         """
         found = {entry.path: entry for entry in entries}
+        sizes = {path: entry.size for path, entry in found.items()}
+        if self.entries.keys() - sizes.keys():
+            sizes = dict(await self.area.files())
         for path, entry in self.entries.items():
-            if path not in found or found[path].size != entry.size:
+            if sizes.get(path) != entry.size:
                 raise StorageNotSharedError(
                     f"another process wrote {path!r} ({entry.size} bytes), which process "
                     f"{self.save.operation.me} does not see in {self.save.backend.root}"
                 )
-        return tuple({**found, **self.entries}[path] for path in sorted(found))
+        return tuple({**found, **self.entries}[path] for path in sorted({**found, **self.entries}))
 
     async def stop(self, error: BaseException) -> None:
         await self.save.operation.fail(error)

@@ -33,8 +33,8 @@ def runtime() -> Any:
 
 
 def process_index() -> int:
-    """This process in `jax.distributed`, which is what its service goes by."""
-    return int(runtime().process_id)
+    """This process in `jax.distributed`; 0 where it was not initialised. Touches no device."""
+    return int(runtime().process_id or 0)
 
 
 def process_count() -> int:

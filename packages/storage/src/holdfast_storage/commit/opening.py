@@ -393,16 +393,26 @@ async def read_records(backend: StorageBackend, finals: Sequence[str]) -> Commit
 
 
 async def reading(
-    backend: StorageBackend, final: str, body: Callable[[CommittedArea], Awaitable[T]]
+    backend: StorageBackend,
+    final: str,
+    body: Callable[[CommittedArea], Awaitable[T]],
+    *,
+    check_whole: bool = True,
 ) -> T:
     """Runs `body` on the checkpoint at `final`, all of it on one attempt (rule R9).
+
+    Args:
+        backend: Where it is.
+        final: The prefix it is known by.
+        body: What to do with it.
+        check_whole: Look first whether every file of its manifest is there: one listing.
 
     Raises:
         CheckpointDeletedError: It was deleted while it was read.
         CheckpointChangedError: It was replaced again and again.
         DamagedCheckpointError: Its bytes differ, and the record has not changed.
     """
-    return await _consistently(backend, final, body, check_whole=True)
+    return await _consistently(backend, final, body, check_whole=check_whole)
 
 
 async def _consistently(
