@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
-from holdfast_storage.commit import read_record, reading
+from holdfast_storage.commit import list_committed, read_record, reading
+from holdfast_storage.commit.hints import HINTS
 from holdfast_storage.commit.layout import ADVISORY_FILE, decision
 from holdfast_storage.commit.opening import CommittedArea
 from holdfast_storage.commit.pointer import PointerCommit
@@ -204,3 +205,22 @@ async def until_paused(actor: asyncio.Task[None], view: FaultyBackend) -> bool:
     await asyncio.wait([actor, reached], return_when=asyncio.FIRST_COMPLETED)
     reached.cancel()
     return view.reached.is_set()
+
+
+async def litter(backend: StorageBackend) -> list[str]:
+    """What belongs to no committed checkpoint below the root, after two sweeps without grace.
+
+    Records, decisions and hints are left out: they stay for ever, or go with their step.
+    """
+    for _ in range(2):
+        await (await strategy_for(backend)).sweep("")
+    listing = await list_committed(backend, "")
+    data = [keys.join(entry.name, entry.record.data) for entry in listing.committed]
+    left = []
+    async for info in backend.walk(""):
+        said = keys.leaf(info.key) in ("_COMMIT.json", ADVISORY_FILE) or info.key.endswith(
+            ".commit"
+        )
+        if not said and not any(keys.is_under(info.key, prefix) for prefix in (*data, HINTS)):
+            left.append(info.key)
+    return left

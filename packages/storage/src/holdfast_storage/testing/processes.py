@@ -6,6 +6,7 @@ writer is gone. Here each process has an id of its own, and is gone once it has 
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from holdfast_storage.testing.faulty import Fault, FaultyBackend
 from holdfast_storage.values import ByteRange, ObjectInfo, ObjectVersion, Precondition
 
 _FIRST_PID = 1 << 23  # no system gives those out
+_pids = itertools.count(_FIRST_PID)
 
 
 class ProcessView(FaultyBackend):
@@ -74,22 +76,25 @@ class Processes:
 
     def __init__(self, store: StorageBackend) -> None:
         self._store = store
-        self._started: list[ProcessView] = []
+        self._started: dict[int, ProcessView] = {}
 
     def start(self) -> ProcessView:
         """A new process, alive."""
-        self._started.append(ProcessView(self._store, _FIRST_PID + len(self._started)))
-        return self._started[-1]
+        pid = next(_pids)
+        self._started[pid] = ProcessView(self._store, pid)
+        return self._started[pid]
 
     @contextmanager
     def known_to_the_system(self) -> Iterator[None]:
-        """Within the block the system answers for them: who has crashed is gone."""
+        """Within the block the system answers for them: who has crashed is gone.
+
+        So is whoever started elsewhere, as on a copy of the store that was made of it.
+        """
         real = identity._exists
         with mock.patch.object(identity, "_exists", lambda pid: self._exists(pid, real)):
             yield
 
     def _exists(self, pid: int, real: object) -> bool:
-        index = pid - _FIRST_PID
-        if 0 <= index < len(self._started):
-            return not self._started[index].crashed
+        if pid >= _FIRST_PID:
+            return pid in self._started and not self._started[pid].crashed
         return bool(callable(real) and real(pid))
