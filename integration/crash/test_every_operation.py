@@ -72,6 +72,40 @@ def test_a_step_killed_before_an_operation_is_there_or_not_and_the_next_save_cle
     assert seen == {(0, 1), (0, 1, 2), (1, 2)}
 
 
+def test_a_run_killed_before_an_operation_has_each_step_where_it_was_said_to_be(
+    zygote, tmp_path, assert_whole, left_in
+):
+    """An overwrite, a pin, a removal to the trash, a restore and an unpin, one after another."""
+    original = tmp_path / "original" / "run"
+    with hf.training.Checkpointer(original) as run:
+        for step in (0, 1, 2):
+            run.save(step, state(step))
+    last_words = set()
+    for folder, said in killed_everywhere(
+        zygote, tmp_path, "one-of-each", original.parent, "run", 17
+    ):
+        last_words.add(said[-1] if said else "")
+        with hf.training.Checkpointer(folder / "run", trash=hf.training.Trash()) as run:
+            steps = [entry.step for entry in run.checkpoints]
+            assert {0, 2} <= set(steps)
+            for step in steps:
+                found = run.load(step)
+                assert_whole(found, found["number"])
+                assert found["number"] == step or (step == 2 and found["number"] == 20)
+            assert "overwritten" not in said or run.load(2)["number"] == 20
+            assert ("paper" in run.pins) or "pinned" not in said or "restored" in said
+            assert ("paper" not in run.pins) or "unpinned" not in said
+            assert 1 in steps or ("pinned" in said and "restored" not in said)
+            if 1 not in steps:
+                run.restore_from_trash(1)
+                assert_whole(run.load(1), 1)
+            run.save(3, state(3))
+        ours = [name for name in left_in(folder / "run") if not name.isdecimal()]
+        assert {name for name in ours if ".displaced-" not in name} <= {".trash", "_pins", "_lease"}
+    assert {"", "overwritten", "ended"} <= last_words
+    assert len(last_words) > 3  # it died in most of them
+
+
 def test_a_writer_that_sleeps_is_not_swept_and_commits_when_it_wakes(
     zygote, tmp_path, assert_whole, left_in, sweep
 ):

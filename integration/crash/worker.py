@@ -106,6 +106,25 @@ def run_one_step(place: str, log: int, kill_at: int) -> None:
         os.write(log, b"2\n")
 
 
+def run_one_of_each(place: str, log: int, kill_at: int) -> None:
+    """Opens a run of steps 0, 1 and 2, and changes it in each other way; dies in one of them."""
+    import holdfast as hf
+
+    new = state(20)
+    kill_before_operation(place, kill_at)
+    with hf.training.Checkpointer(place, trash=hf.training.Trash()) as checkpointer:
+        checkpointer.save(2, new, overwrite=True)
+        os.write(log, b"overwritten\n")
+        checkpointer.pin(0, "paper")
+        os.write(log, b"pinned\n")
+        checkpointer.delete(1)
+        os.write(log, b"deleted\n")
+        checkpointer.restore_from_trash(1)
+        os.write(log, b"restored\n")
+        checkpointer.unpin("paper")
+        os.write(log, b"unpinned\n")
+
+
 def run_one_slow_save(place: str, log: int, megabytes: int) -> None:
     """Saves something large, which leaves time to stop the process in the middle."""
     import numpy as np
@@ -176,6 +195,7 @@ MODES = {
     "one-overwrite": run_one_overwrite,
     "one-forced-save": run_one_forced_save,
     "one-step": run_one_step,
+    "one-of-each": run_one_of_each,
     "one-slow-save": run_one_slow_save,
     "training": run_training,
     "reader": run_reader,
