@@ -200,3 +200,17 @@ def test_a_torn_step_whose_copy_went_on_is_never_replaced_unasked(place):
         run.save(2, state(7))
     np.testing.assert_array_equal(training.Checkpointer(place).load()["w"], state(2)["w"])
     run.close()
+
+
+def test_evidence_that_was_repaired_is_not_collected_as_evidence(place):
+    save(place, 0)
+    repair = quarantine(place, 3, good=(1, 2))[0]
+    with training.Checkpointer(place, preservation_policy=LatestN(1)) as run:
+        repair()  # after the run was opened: it knows the step as damaged
+        assert list(run.quarantined) == [3]
+        run.save(4, state(4))
+        run.wait()
+        assert (steps(run), dict(run.quarantined)) == ([3, 4], {})
+        run.save(5, state(5))
+        run.wait()
+        assert steps(run) == [5]

@@ -19,6 +19,7 @@ from holdfast_metadata import (
     MetadataError,
     NewerFormatError,
     Pin,
+    QuarantineMark,
     ReaderLease,
     Trashed,
     TrashTicket,
@@ -321,10 +322,21 @@ def test_digests_of_an_array_that_make_no_sense_name_the_array(stored):
             by=AttemptMark("abc", "reader", "host", "boot", "ns", 1, "2", 120.0, 3, beat=4),
             extra={"later": [2]},
         ),
+        QuarantineMark(
+            attempt="abc",
+            files="xxh3_64:0123456789abcdef",
+            problem="damaged",
+            error="DamagedCheckpointError",
+            reason="a bit",
+            file="state/_TREE.json",
+            leaf="",
+            by=AttemptMark("abc", "quarantine", "host", "boot", "ns", 1, "2", 3600.0, 3),
+            extra={"later": [2]},
+        ),
     ],
-    ids=["pin", "collecting", "reader"],
+    ids=["pin", "collecting", "reader", "quarantine"],
 )
-def test_a_pin_a_removal_and_a_reader_come_back_as_they_were_written(document):
+def test_what_lies_beside_the_steps_comes_back_as_it_was_written(document):
     kind = type(document)
     assert kind.from_bytes(document.to_bytes()) == document
     with pytest.raises(NewerFormatError):

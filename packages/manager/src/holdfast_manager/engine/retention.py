@@ -208,6 +208,9 @@ class Retention:
 
     async def _collect_one(self, entry: CheckpointMetadata) -> None:
         marked = self._known.aside(entry.step) is not None
+        if marked and not await self._quarantine.may_replace(entry.step):
+            await self._list_again()  # it was repaired: the policy decides, next time
+            return
         self._known.drop(entry)
         if not await self._known.confirm(entry):
             return
