@@ -203,6 +203,19 @@ def test_what_cannot_say_what_is_stored_is_refused(place, way, kind, told):
         CheckpointManager(place, **way)
 
 
+def test_any_names_are_taken_if_none_were_said(place):
+    for index, way in enumerate(({"item_names": ()}, {"item_handlers": {}}, {"checkpointers": {}})):
+        with CheckpointManager(f"{place}/{index}", **way) as manager:
+            with pytest.raises(ValueError, match="items with names"):
+                manager.save(0, args=JsonSave(1))
+            manager.save(0, args=Composite(handler_registry=JsonSave(1)))
+            assert manager.restore(0) == {"handler_registry": 1}
+    odd = ("composite_options", "handler_registry")
+    with CheckpointManager(f"{place}/odd", item_names=odd) as manager:
+        manager.save(0, args=Composite(composite_options=JsonSave(1)))
+        assert manager.restore(0) == {"composite_options": 1}
+
+
 @pytest.mark.parametrize("args", [None, 5, TREE])
 def test_no_arguments_are_refused(place, args):
     with CheckpointManager(place) as manager, pytest.raises(ValueError, match="args"):

@@ -229,7 +229,11 @@ def items_of_handlers(item_names: Any, item_handlers: Any) -> ManagedItems:
 
 
 def with_metrics(handlers: Named, *, unnamed: bool) -> ManagedItems:
-    """Items with these handlers, and metrics beside them."""
+    """Items with these handlers, and metrics beside them; without handlers, any names."""
+    if not handlers:
+        return ManagedItems(items_of_registry(None).handler, unnamed=unnamed)
     every = {METRICS: JsonCheckpointHandler(METRICS), **handlers}
     every[METRICS] = every[METRICS] or JsonCheckpointHandler(METRICS)
-    return ManagedItems(CompositeCheckpointHandler(**every), unnamed=unnamed)
+    names = [name for name, handler in every.items() if handler is None]
+    made = {name: handler for name, handler in every.items() if handler is not None}
+    return ManagedItems(CompositeCheckpointHandler(*names, **made), unnamed=unnamed)
