@@ -147,23 +147,27 @@ def peak(folder: Path, repetitions: int) -> list[Figure]:
 
 
 def opening(folder: Path, repetitions: int) -> list[Figure]:
-    """Opening a run of 1,000 steps and finding the latest."""
+    """Opening runs of 1,000 and of 10,000 steps and finding the latest."""
+    return [*_opening(folder, repetitions, 1000), *_opening(folder, repetitions, 10_000)]
+
+
+def _opening(folder: Path, repetitions: int, steps: int) -> list[Figure]:
     import jax.numpy as jnp
     from orbax.checkpoint import v1 as ocp
 
     import holdfast as hf
 
     contenders = {"holdfast": hf.training.Checkpointer, "orbax": ocp.training.Checkpointer}
-    runs = {name: folder / f"run-{name}" for name in contenders}
+    runs = {name: folder / f"run-{name}-{steps}" for name in contenders}
     for name, make in contenders.items():
         with make(runs[name]) as run:
             run.save(0, {"w": jnp.ones(2)})
-        for step in range(1, 1000):  # saving them all would take Orbax minutes
-            shutil.copytree(runs[name] / "0", runs[name] / str(step))
+        for step in range(1, steps):  # saving them all would take Orbax minutes
+            shutil.copytree(runs[name] / "0", runs[name] / str(step), copy_function=os.link)
 
     def open_latest(name: str) -> Any:
         opened = contenders[name](runs[name])
-        assert opened.latest.step == 999
+        assert opened.latest.step == steps - 1
         return opened
 
     seen: dict[str, list[float]] = {name: [] for name in contenders}
@@ -174,7 +178,7 @@ def opening(folder: Path, repetitions: int) -> list[Figure]:
                 seen[name].append(seconds)
     for path in runs.values():
         who.remove(path)
-    return [Figure("open a run of 1,000 steps", name, "s", v) for name, v in seen.items()]
+    return [Figure(f"open a run of {steps:,} steps", name, "s", v) for name, v in seen.items()]
 
 
 def importing(folder: Path, repetitions: int) -> list[Figure]:
