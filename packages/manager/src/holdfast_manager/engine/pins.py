@@ -19,6 +19,7 @@ from holdfast_storage import (
     StorageTimeoutError,
     keys,
 )
+from holdfast_storage.commit import SHELTER_FILE, shelter
 
 
 class Pins:
@@ -40,7 +41,7 @@ class Pins:
             MetadataError: A pin cannot be read: nothing may be removed then.
         """
         listing = await self._backend.children(PINS_DIR)
-        names = [keys.leaf(info.key) for info in listing.objects]
+        names = {keys.leaf(info.key) for info in listing.objects} - {SHELTER_FILE}
         found = await asyncio.gather(*(self._read(n) for n in names))
         return {pin.name: pin.step for pin in found if pin is not None}
 
@@ -69,6 +70,7 @@ class Pins:
         """
         key = self._key(name)
         pin = Pin(entry.step, name, time.time_ns())
+        await shelter(self._backend, PINS_DIR)
         try:
             await self._backend.put(key, pin.to_bytes(), condition=IfAbsent())
         except ObjectExistsError:
@@ -94,6 +96,8 @@ class Pins:
 
     def _key(self, name: str) -> str:
         try:
+            if name == SHELTER_FILE:
+                raise InvalidKeyError("that file keeps Orbax's clean-up away")
             return keys.join(PINS_DIR, check_item_name(name))
         except InvalidKeyError as error:
             raise InvalidKeyError(

@@ -8,6 +8,7 @@ from typing import Any
 
 from holdfast_metadata.orbax import LEGACY_ROOT_METADATA_FILE, ROOT_METADATA_FILE, RootMetadata
 from holdfast_storage import IfAbsent, ObjectExistsError, ObjectNotFoundError, StorageBackend, keys
+from holdfast_storage.commit import shelter
 
 _log = logging.getLogger(__name__)
 _KEY = f"metadata/{ROOT_METADATA_FILE}"
@@ -19,6 +20,7 @@ async def write_root_metadata(backend: StorageBackend, custom: Mapping[str, Any]
     data = RootMetadata(custom_metadata=dict(custom)).to_bytes()
     if await _stored(backend) is None:
         try:
+            await shelter(backend, keys.parent(_KEY))
             await backend.put(_KEY, data, condition=IfAbsent())
         except ObjectExistsError:
             _log.debug("%s has root metadata already", backend.root)

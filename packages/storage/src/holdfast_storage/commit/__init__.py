@@ -37,6 +37,7 @@ from holdfast_storage.commit.partial import (
 from holdfast_storage.commit.pointer import PointerCommit
 from holdfast_storage.commit.record import StoredRecord, read_record
 from holdfast_storage.commit.rename import RenameCommit
+from holdfast_storage.commit.shelter import SHELTER_FILE, shelter
 from holdfast_storage.commit.shield import carry_through
 from holdfast_storage.commit.staging import StagingArea
 from holdfast_storage.commit.strategy import CommitStrategy, Removal, SweepReport, Transaction
@@ -46,6 +47,7 @@ from holdfast_storage.commit.writing import Fellows, take_part, write_attempt
 
 __all__ = [
     "EMPTY_FOLDER",
+    "SHELTER_FILE",
     "CommitStrategy",
     "CommittedArea",
     "CommittedEntry",
@@ -87,6 +89,7 @@ __all__ = [
     "reading",
     "remove_hint",
     "rewrite_checkpoint",
+    "shelter",
     "survey",
     "take_part",
     "unless_changed",
