@@ -177,6 +177,24 @@ def test_a_step_that_is_not_whole_is_passed_over_until_it_is(place):
     assert clock.slept == [1.0]
 
 
+def test_a_quarantined_step_is_passed_over(place):
+    save(place, 1, 2)
+    backend = open_backend(place)
+
+    async def damage():
+        found = [info async for info in backend.walk("2") if "/d/" in info.key]
+        key = max(found, key=lambda info: info.size).key
+        data = await backend.get(key)
+        await backend.put(key, bytes(len(data)))
+
+    get_loop().run(damage())
+    follower = follow(place, Clock(lambda: save(place, 3)))
+    assert step_of(follower.wait(0)) == 2  # nobody has read it yet
+    assert training.Checkpointer(place).load(fallback=True)["w"][0] == 1
+    assert step_of(follower.wait(0)) == 1
+    assert step_of(follower.wait(2)) == 3
+
+
 @pytest.mark.parametrize("prefix", [None, "checkpoint"])
 @pytest.mark.parametrize("length", [None, 8])
 def test_steps_are_found_under_their_names_among_strays(place, prefix, length):

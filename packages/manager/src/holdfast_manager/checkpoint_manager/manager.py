@@ -315,6 +315,7 @@ class CheckpointManager(Housekeeping):
         Raises:
             StepNotFoundError: It is not committed, a `FileNotFoundError`.
             StepPinnedError: It is pinned; nothing was touched.
+            StepBeingReadError: A process reads it; nothing was touched.
             NotImplementedError: Orbax wrote it, and it cannot be moved to the trash there.
         """
         number = check_step(step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
@@ -53,10 +54,11 @@ class Holds:
             yield await self._reasons(when)
 
     async def _reasons(self, clock: Clock | None) -> dict[int, list[str]]:
+        pins, readers = await asyncio.gather(self.pins.by_step(), self.readers.by_step(clock))
         found: dict[int, list[str]] = {}
-        for step, names in (await self.pins.by_step()).items():
+        for step, names in pins.items():
             found[step] = [f"it is pinned as {name!r}" for name in names]
-        for step, who in (await self.readers.by_step(clock)).items():
+        for step, who in readers.items():
             found.setdefault(step, []).extend(f"it is being read by {one}" for one in who)
         return found
 
