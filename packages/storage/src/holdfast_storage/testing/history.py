@@ -15,7 +15,7 @@ from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
 from holdfast_storage.commit import list_committed, read_record, reading
 from holdfast_storage.commit.hints import HINTS
-from holdfast_storage.commit.layout import ADVISORY_FILE, decision
+from holdfast_storage.commit.layout import ADVISORY_FILE, PASSING_PREFIXES, decision
 from holdfast_storage.commit.opening import CommittedArea
 from holdfast_storage.commit.pointer import PointerCommit
 from holdfast_storage.commit.strategy import Transaction
@@ -210,7 +210,9 @@ async def until_paused(actor: asyncio.Task[None], view: FaultyBackend) -> bool:
 async def litter(backend: StorageBackend) -> list[str]:
     """What belongs to no committed checkpoint below the root, after two sweeps without grace.
 
-    Records, decisions and hints are left out: they stay for ever, or go with their step.
+    Records, decisions and hints are left out: they stay for ever, or go with their step. So is
+    the empty object by which a process asks for the store's time: nobody can know whose it is,
+    so what a death leaves of that goes when it is an hour old.
     """
     for _ in range(2):
         await (await strategy_for(backend)).sweep("")
@@ -218,9 +220,9 @@ async def litter(backend: StorageBackend) -> list[str]:
     data = [keys.join(entry.name, entry.record.data) for entry in listing.committed]
     left = []
     async for info in backend.walk(""):
-        said = keys.leaf(info.key) in ("_COMMIT.json", ADVISORY_FILE) or info.key.endswith(
-            ".commit"
-        )
+        leaf = keys.leaf(info.key)
+        said = leaf in ("_COMMIT.json", ADVISORY_FILE) or leaf.endswith(".commit")
+        said = said or leaf.startswith(PASSING_PREFIXES)
         if not said and not any(keys.is_under(info.key, prefix) for prefix in (*data, HINTS)):
             left.append(info.key)
     return left
