@@ -8,6 +8,7 @@ the final, whose record says so. A ticket that has neither means nothing.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
 from collections.abc import AsyncIterator
@@ -25,6 +26,7 @@ from holdfast_storage.commit.strategy import CommitStrategy, Removal, SweepRepor
 from holdfast_storage.commit.sweep import StoreClock
 from holdfast_storage.values import IfAbsent, ObjectInfo
 
+PATIENCE_S = 2.0
 _log = logging.getLogger(__name__)
 
 
@@ -100,14 +102,14 @@ class Trash:
             try:
                 await strategy.to_trash(final, expected=expected, aside=aside)
             except errors.ObjectExistsError:
-                await self._backend.delete(key)
+                await self._withdraw(key)
                 continue
             except (
                 errors.CheckpointNotFoundError,
                 errors.CommitConflictError,
                 errors.UnsupportedOperationError,
             ):
-                await self._backend.delete(key)
+                await self._withdraw(key)
                 raise
             await self._keep_ticket(key, ticket)
             return
@@ -124,6 +126,15 @@ class Trash:
             await self._backend.put(key, ticket.to_bytes(), condition=IfAbsent())
         except errors.ObjectExistsError:
             return
+
+    async def _withdraw(self, key: str) -> None:
+        """Takes back a ticket that means nothing now; a store that takes long delays nothing."""
+        work = asyncio.ensure_future(self._backend.delete(key))
+        done, _ = await asyncio.wait([work], timeout=PATIENCE_S)
+        if done:
+            await work
+        else:
+            work.add_done_callback(_told)
 
     def _ticket(self, name: str) -> str:
         return keys.join(self.prefix, f".{name}.trashed")
@@ -193,7 +204,7 @@ class Trash:
         strategy = await self._strategy()
         aside = entry.prefix if entry.moved else None
         await strategy.from_trash(entry.final, attempt=entry.attempt, aside=aside)
-        await self._backend.delete(entry.ticket)
+        await self._withdraw(entry.ticket)
 
     async def _require_free(self, final: str) -> None:
         found = await occupant(self._backend, final)
@@ -268,6 +279,11 @@ class Trash:
                 return False
         await self._backend.delete(info.key)
         return True
+
+
+def _told(work: asyncio.Future[None]) -> None:
+    if not work.cancelled() and work.exception() is not None:
+        _log.debug("a ticket stays for the next sweep: %s", work.exception())
 
 
 def _name_in(leaf: str) -> str | None:
