@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from holdfast_checkpointer.multihost.errors import CoordinationError
-from holdfast_checkpointer.multihost.service import KeyExistsError
+from holdfast_checkpointer.multihost.service import KeyTaken
 
 T = TypeVar("T")
 CLIENT_METHODS = (
@@ -90,7 +90,7 @@ def _translated(key: str, error: Exception) -> Exception:
     """The runtime tells its errors apart by the first word of the message."""
     status = str(error).partition(":")[0]
     if status == "ALREADY_EXISTS":
-        return KeyExistsError(key)
+        return KeyTaken(key)
     if status == "DEADLINE_EXCEEDED":
         return TimeoutError(f"{key} is not set")
     return CoordinationError(f"JAX's coordination service failed at {key!r}: {error}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 
-from holdfast_checkpointer.multihost.service import KeyExistsError
+from holdfast_checkpointer.multihost.service import KeyTaken
 
 
 class MemoryService:
@@ -32,7 +32,7 @@ class MemoryService:
         self.calls["put"] += 1
         folder, _, leaf = key.rpartition("/")
         if leaf in self._values[folder] and not overwrite:
-            raise KeyExistsError(key)
+            raise KeyTaken(key)
         self._values[folder][leaf] = value
         for waiting in self._waiting.pop(key, ()):
             if not waiting.done():

@@ -22,7 +22,7 @@ from holdfast_checkpointer.multihost.errors import (
     ProcessStalledError,
     RemoteProcessError,
 )
-from holdfast_checkpointer.multihost.service import KeyExistsError, KeyValueService
+from holdfast_checkpointer.multihost.service import KeyTaken, KeyValueService
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class Operation:
         report = FailureReport.of(error, self.me, self._phase)
         try:
             await self._service.put(f"{self._key}/end", _FAILED + report.to_bytes())
-        except KeyExistsError:
+        except KeyTaken:
             return
         except CoordinationError:
             _log.warning("could not tell the other processes of %r", error, exc_info=True)
@@ -204,7 +204,7 @@ class Operation:
         assert value is not None
         try:
             await self._service.put(f"{self._key}/end", _DONE + value)
-        except KeyExistsError:
+        except KeyTaken:
             _log.warning("%s is done, but a process gave up before it could know", self._what)
         return value
 

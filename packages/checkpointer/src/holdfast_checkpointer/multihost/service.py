@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 
-class KeyExistsError(Exception):
-    """The key is set already, and was not changed."""
+class KeyTaken(Exception):
+    """The key is set already, and was not changed. Never leaves this package."""
 
 
 class KeyValueService(Protocol):
@@ -19,7 +19,7 @@ class KeyValueService(Protocol):
         """Sets a key.
 
         Raises:
-            KeyExistsError: It is set, and `overwrite` is false.
+            KeyTaken: It is set, and `overwrite` is false.
         """
 
     async def get(self, key: str, *, timeout_s: float) -> bytes:
