@@ -155,6 +155,20 @@ def test_metadata_that_old_versions_of_orbax_stored_is_read(tmp_path):
         assert ours.all_steps() == [0]
 
 
+def test_numbers_that_json_does_not_have_are_read_where_orbax_wrote_them(tmp_path):
+    a = ocp.args
+    with ocp.CheckpointManager(tmp_path, options=lowest(ocp)) as theirs:
+        items = a.Composite(s=a.StandardSave(TREE), j=a.JsonSave({"limit": float("inf")}))
+        theirs.save(0, args=items, metrics={"loss": float("nan")})
+        theirs.save(1, args=items, metrics={"loss": 1.0})
+    with hf.CheckpointManager(tmp_path, options=lowest(hf)) as ours:
+        assert ours.best_step() == 1
+        assert ours.restore(0).j == {"limit": float("inf")}
+        assert np.isnan(ours.restore(0).metrics["loss"])
+        assert np.isnan(ours.metadata(0).metrics["loss"])
+        assert np.isnan(ours.metrics(0)["loss"])
+
+
 def test_policies_and_handlers_of_orbax_s_can_be_given(tmp_path):
     policy = v1.training.preservation_policies.LatestN(1)
     when = v1.training.save_decision_policies.FixedIntervalPolicy(2)

@@ -49,14 +49,14 @@ class JsonCheckpointHandler(CheckpointHandler):
         return _StagedJson(self._filename, canonical_json(args.item))
 
     async def fetch(self, area: ReadArea, request: JsonRestore, context: Context) -> Any:
-        """Reads the value back.
+        """Reads the value back. Orbax writes NaN and infinite numbers, too; they are taken.
 
         Raises:
             ObjectNotFoundError: The file is not there.
         """
         there = await area.names()
         name = next((name for name in self._names if name in there), self._filename)
-        return parse_json(await area.get(name), source=f"{area.label}/{name}")
+        return parse_json(await area.get(name), source=f"{area.label}/{name}", lenient=True)
 
     async def describe(self, area: ReadArea) -> Any:
         """A JSON item describes itself."""
