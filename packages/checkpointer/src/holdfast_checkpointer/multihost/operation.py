@@ -94,8 +94,6 @@ class Operation:
             await self.fail(error)
         self._end.cancel()
         await asyncio.wait([self._end])
-        if len(self.processes) == 1:
-            return
         with contextlib.suppress(CoordinationError):
             if error is not None and not self.is_primary:
                 await self._service.put(f"{self._key}/stopped/{self.me}", b"")
