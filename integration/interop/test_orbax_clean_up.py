@@ -102,3 +102,19 @@ def test_a_save_that_is_under_way_is_lost_and_says_so(bucket):
     with pytest.raises(hf.errors.StorageError):
         get_loop().run(go_on())
     assert steps(hf.training.Checkpointer(bucket)) == []
+
+
+def test_steps_in_the_trash_are_lost_and_those_of_the_run_are_not(bucket):
+    how = {"trash": hf.training.Trash(), "preservation_policy": keep.LatestN(1)}
+    with hf.training.Checkpointer(bucket, **how) as run:
+        for step in (1, 2):
+            run.save(step, state(step))
+        run.wait()
+        assert [entry.step for entry in run.trash] == [1]
+    clean_up(bucket)
+    with hf.training.Checkpointer(bucket, **how) as run:
+        assert steps(run) == [2]
+        assert list(run.trash) == []
+        run.save(3, state(3))
+        run.wait()
+        assert [entry.step for entry in run.trash] == [2]
