@@ -168,10 +168,9 @@ class RunMachine(RuleBasedStateMachine):
 
     def settle(self, who):
         """After a fault: the process has died of it, or goes on without."""
+        self.live[who].view.faults = {}  # first: what runs behind may come upon it
         if self.live[who].view.crashed:
             self.bury(who)
-        else:
-            self.live[who].view.faults = {}
 
     def bury(self, who):
         """Forgets a process that died."""
