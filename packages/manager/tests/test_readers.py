@@ -249,6 +249,9 @@ def test_a_reader_that_was_silent_too_long_looks_again(place, caplog):
         get_loop().run(reading.beat())
         assert not reading.lost
         assert len(leases(place)) == 1  # held again
+        get_loop().run(run.backend.delete_prefix("_readers"))  # by somebody who tidies up
+        get_loop().run(reading.beat())
+        assert len(leases(place)) == 1
         save(place, 4, policy=LatestN(1))
         get_loop().run(reading.beat())
         assert reading.lost

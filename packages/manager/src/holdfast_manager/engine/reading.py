@@ -62,6 +62,7 @@ class Reading:
         self.entry = entry
         self.protected = True
         self.lost = False
+        self._run = run
         self._backend = run.backend
         self._removals = removals
         self._ttl_s = ttl_s
@@ -121,26 +122,32 @@ class Reading:
         """Refreshes the lease; looks at the step again if it may have been lost."""
         asked = time.monotonic()
         there = await self._is_there()
+        if not there and not await self._run.is_there(self.entry):
+            self._say_lost()  # perhaps with the whole run, which no lease brings back
+            return
+        beat = self._lease.by.beat + 1
         self._lease = dataclasses.replace(
-            self._lease, by=dataclasses.replace(self._lease.by, beat=self._lease.by.beat + 1)
+            self._lease, by=dataclasses.replace(self._lease.by, beat=beat)
         )
-        await self._put(parents=False)
-        silent = time.monotonic() - self._held_since
-        if self._unsure or not there or silent > self._ttl_s:
+        await self._put(parents=not there)
+        if self._unsure or not there or time.monotonic() - self._held_since > self._ttl_s:
             self._unsure = True
             try:
                 await self._removals.settle(self.entry)
             except StepNotFoundError:
-                self.lost = True
-                _log.warning(
-                    "%s was removed while this process read it, which had not said for %.0f s "
-                    "that it does; what still reads it fails with CheckpointDeletedError",
-                    self.entry.path,
-                    silent,
-                )
+                self._say_lost()
                 return
         self._unsure = False
         self._held_since = asked
+
+    def _say_lost(self) -> None:
+        self.lost = True
+        _log.warning(
+            "%s was removed while this process read it, which had not said for %.0f s that it "
+            "does; what still reads it fails with CheckpointDeletedError",
+            self.entry.path,
+            time.monotonic() - self._held_since,
+        )
 
     async def _is_there(self) -> bool:
         try:
