@@ -252,10 +252,11 @@ class Loading:
         return said and not await self._run.is_there(entry)
 
     async def _report(self, entry: CheckpointMetadata, search: _Search) -> LoadReport:
-        report = LoadReport(entry.step, entry.path, tuple(one.told for one in search.skipped))
+        skipped = tuple(one.told for one in search.skipped if one.entry.step > entry.step)
+        report = LoadReport(entry.step, entry.path, skipped)
         for aside, error in search.found:
             await self._quarantine.keep(aside, error)
-        if search.skipped:
+        if skipped:
             _log.warning("%s: %s", self._run.label, report)
         return report
 

@@ -12,14 +12,12 @@ from typing import Any, Self, SupportsIndex, TypeVar
 
 from holdfast_checkpointer import checkpointables as several
 from holdfast_checkpointer import functions, options
-from holdfast_checkpointer.engine.names import AUTO, STATE, check_item_name
+from holdfast_checkpointer.engine.names import STATE, check_item_name
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.saving import Contents
-from holdfast_checkpointer.metadata import CheckpointMetadata as StoredMetadata
 from holdfast_manager.described import DescribedCheckpoint, RootMetadata
 from holdfast_manager.engine.contents import for_a_step
 from holdfast_manager.engine.deletion import Deletion, Trash
-from holdfast_manager.engine.fallback import LoadReport, LoadResponse, Read
 from holdfast_manager.engine.known import step_of
 from holdfast_manager.engine.results import SaveResponse, SaveResult
 from holdfast_manager.engine.run import Run, RunSettings
@@ -33,18 +31,17 @@ from holdfast_manager.policies.save_decision_policies import (
     PreemptionCheckpointingPolicy,
     SaveDecisionPolicy,
 )
-from holdfast_manager.quarantine import QuarantinedStep
 from holdfast_manager.step_names import NameFormat, check_name_format
 from holdfast_manager.steps import CheckpointMetadata, check_step
 from holdfast_manager.training.housekeeping import Housekeeping
+from holdfast_manager.training.loads import Loads, Step, number_of
 from holdfast_storage.loop import get_loop
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
-Step = SupportsIndex | CheckpointMetadata | DescribedCheckpoint
 
 
-class Checkpointer(Housekeeping):
+class Checkpointer(Loads, Housekeeping):
     """Saves and loads the steps of one run, on any storage.
 
     A step is listed once it is committed, never before. Opening a run writes nothing; the
@@ -290,157 +287,13 @@ class Checkpointer(Housekeeping):
 
         return self._save(step, stage, metrics, force=force, overwrite=overwrite)
 
-    def load(
-        self,
-        step: Step | None = None,
-        abstract_state: Any = None,
-        *,
-        checkpointable_name: str = AUTO,
-        fallback: bool = False,
-        **restore: Any,
-    ) -> Any:
-        """Loads a step, by default the latest; see `holdfast.load` for the other arguments.
-
-        `last_load` says afterwards which step it was.
-
-        Args:
-            step: The step; by default the newest.
-            abstract_state: The target, as `holdfast.load` takes it.
-            checkpointable_name: The item.
-            fallback: If the step is damaged or not whole, load the newest older one that can be
-                loaded whole. Only what is proven to be damage is passed over: bytes or sizes
-                that differ from what was saved, files that are missing, a record that is no
-                record, each seen twice. Anything else raises at once: a target that does not
-                fit, an item that is not there, refused access, a network that fails.
-
-                What was passed over is logged, is in `last_load`, and is quarantined, once an
-                older step was loaded: see `quarantined`.
-            **restore: Further arguments of `holdfast.load`.
-
-        Raises:
-            StepNotFoundError: It is not committed, or with `fallback` the run has no step at
-                all; the message lists the steps that are.
-            NoGoodStepError: With `fallback`: there are steps, and each is damaged. It is no
-                `FileNotFoundError`: do not begin anew.
-            DamagedCheckpointError: Without `fallback`: the step is damaged.
-
-        Examples:
-            >>> import holdfast as hf
-            >>> with hf.training.Checkpointer("memory://doc/load") as run:
-            ...     saved = [run.save(step, {"step": step}) for step in (1, 2)]
-            ...     state = run.load(fallback=True)
-            >>> state, run.last_load.step, run.last_load.skipped
-            ({'step': 2}, 2, ())
-        """
-        return self.load_async(
-            step,
-            abstract_state,
-            checkpointable_name=checkpointable_name,
-            fallback=fallback,
-            **restore,
-        ).result()
-
-    def load_async(
-        self,
-        step: Step | None = None,
-        abstract_state: Any = None,
-        *,
-        checkpointable_name: str = AUTO,
-        fallback: bool = False,
-        **restore: Any,
-    ) -> LoadResponse:
-        """Loads in the background; see `load`. An unknown step raises here.
-
-        The response's `report` says which step was loaded.
-        """
-        read = functions.state_reader(
-            self._run.directory.backend,
-            abstract_state,
-            checkpointable_name=checkpointable_name,
-            context=self._context,
-            **restore,
-        )
-        return self._load(step, read, fallback=fallback)
-
-    def load_checkpointables(
-        self,
-        step: Step | None = None,
-        abstract_checkpointables: Mapping[str, Any] | StoredMetadata | None = None,
-        *,
-        fallback: bool = False,
-    ) -> dict[str, Any]:
-        """Loads the items of a step, by default the latest; see `holdfast.load_checkpointables`.
-
-        Args:
-            step: The step; by default the newest.
-            abstract_checkpointables: The items, as `holdfast.load_checkpointables` takes them.
-            fallback: As in `load`. An object that loads itself may have begun with the damaged
-                step before it is loaded from an older one.
-
-        Raises:
-            StepNotFoundError: It is not committed; the message lists the steps that are.
-            NoGoodStepError: As in `load`.
-            KeyError: The step has no such item.
-        """
-        response = self.load_checkpointables_async(
-            step, abstract_checkpointables, fallback=fallback
-        )
-        return dict(response.result())
-
-    def load_checkpointables_async(
-        self,
-        step: Step | None = None,
-        abstract_checkpointables: Mapping[str, Any] | StoredMetadata | None = None,
-        *,
-        fallback: bool = False,
-    ) -> LoadResponse:
-        """Loads in the background; see `load_checkpointables`. An unknown step raises here."""
-        read = several.items_reader(
-            self._run.directory.backend, abstract_checkpointables, self._context
-        )
-        return self._load(step, read, fallback=fallback)
-
-    @property
-    def last_load(self) -> LoadReport | None:
-        """Which step the load that ended last has loaded, and what it passed over.
-
-        None before the first. Where several threads load, ask the response of `load_async`.
-        """
-        return self._run.loading.last
-
-    @property
-    def quarantined(self) -> Mapping[int, QuarantinedStep]:
-        """The steps that are there and cannot be loaded whole, by step, as of the last look.
-
-        Those that a load with `fallback=True` has found, in whichever process, and newest
-        steps of which files are missing. They are neither `latest` nor in `checkpoints`, and no
-        policy counts them; `explain` says when they go. `load(step)` tries one all the same,
-        `delete(step)` removes it, and `save(step, ...)` replaces it without `overwrite=True`.
-        Only a step whose commit record cannot be read is never replaced or removed.
-
-        A process marks what it finds in the run, unless another job is writing to it; then
-        the step is passed over in this process alone. A step saved anew is not quarantined,
-        nor one whose missing files have come.
-        """
-        return {one.entry.step: one.told for one in self._run.known.all_aside()}
-
-    def unquarantine(self, step: Step) -> None:
-        """Makes a quarantined step one like the others, after its files were repaired.
-
-        If it is damaged still, the next load with `fallback=True` quarantines it again.
-
-        Raises:
-            StepNotQuarantinedError: It is not quarantined; the message lists those that are.
-        """
-        get_loop().run(self._run.quarantine.release(step_of(step)))
-
     def metadata(self, step: Step | None = None) -> DescribedCheckpoint:
         """Describes a step, by default the latest, without reading arrays.
 
         Raises:
             StepNotFoundError: It is not committed; the message lists the steps that are.
         """
-        entry = self._run.known.resolve(_number(step))
+        entry = self._run.known.resolve(number_of(step))
         found = functions.metadata_from(self._run.directory.backend, entry.name)
         return DescribedCheckpoint.of(found, entry)
 
@@ -483,7 +336,7 @@ class Checkpointer(Housekeeping):
             ([0, 2], {'paper': 0})
             >>> run.close()
         """
-        get_loop().run(self._run.holds.pins.pin(self._run.known.resolve(_number(step)), name))
+        get_loop().run(self._run.holds.pins.pin(self._run.known.resolve(number_of(step)), name))
 
     def unpin(self, name: str) -> None:
         """Removes a pin; the step goes at the next commit if no other rule keeps it.
@@ -521,7 +374,7 @@ class Checkpointer(Housekeeping):
             >>> state
             {'w': 0.5}
         """
-        return self._run.holds.readers.reading(self._run.known.resolve(_number(step)))
+        return self._run.holds.readers.reading(self._run.known.resolve(number_of(step)))
 
     def explain(self) -> Sequence[Verdict]:
         """Says for every step which rule keeps it, or that it would be collected now.
@@ -638,10 +491,6 @@ class Checkpointer(Housekeeping):
             error.add_note(f"a background save failed as well: {type(other).__name__}: {other}")
             _log.exception("a background save failed as well")
 
-    def _load(self, step: Step | None, read: Read, *, fallback: bool) -> LoadResponse:
-        deadline = self._context.asynchronous.timeout_secs
-        return self._run.loading.start(_number(step), read, fallback=fallback, deadline=deadline)
-
     def _save(
         self,
         step: SupportsIndex,
@@ -673,7 +522,3 @@ def _instance(value: T | None, kind: type[T], what: str) -> T | None:
     if value is not None and not isinstance(value, kind):
         raise TypeError(f"{what} is a training.{kind.__name__} or None, got {value!r}")
     return value
-
-
-def _number(step: Step | None) -> int | None:
-    return None if step is None else step_of(step)
