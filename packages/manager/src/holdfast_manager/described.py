@@ -33,7 +33,11 @@ class DescribedCheckpoint(CheckpointMetadata):
     def of(cls, found: CheckpointMetadata, entry: ListedCheckpoint) -> DescribedCheckpoint:
         """Adds what the run knows."""
         fields = {f.name: getattr(found, f.name) for f in dataclasses.fields(CheckpointMetadata)}
-        return cls(**fields, step=entry.step, metrics=entry.metrics)
+        return cls(**(fields | {"path": entry.path}), step=entry.step, metrics=entry.metrics)
+
+
+# Orbax's two are one class, and programs ask for it by name.
+ListedCheckpoint.register(DescribedCheckpoint)
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class RootMetadata:
     """A run, described.
 
     Attributes:
-        directory: Its URL or path.
+        directory: Its URL or path, which `/` joins.
         custom_metadata: What was stored for the run; empty if nothing was.
     """
 

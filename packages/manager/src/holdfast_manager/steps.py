@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import abc
 import datetime
 import enum
 import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, SupportsIndex
+
+from holdfast_manager.place import Place
 
 
 class Unread(enum.Enum):
@@ -54,11 +57,11 @@ class StepReader:
     size_bytes: Callable[[CheckpointMetadata], int | None]
 
 
-class CheckpointMetadata:
+class CheckpointMetadata(metaclass=abc.ABCMeta):  # noqa: B024 - for `register`
     """A committed checkpoint of a run, as it is listed.
 
     What costs a request is read when it is first asked for. `Checkpointer.metadata(step)`
-    describes what is in it.
+    describes what is in it; what that returns is an instance of this class as well.
 
     Attributes:
         step: Its step.
@@ -67,12 +70,19 @@ class CheckpointMetadata:
         ours: Whether holdfast wrote it.
         unmarked: Whether Orbax wrote it before it marked its checkpoints: known by its items
             alone, so that it is read and never removed.
+        metadata: None, as in Orbax, likewise the next two: `Checkpointer.metadata` tells them.
+        init_timestamp_nsecs: None.
+        custom_metadata: None.
     """
+
+    metadata: Any = None
+    init_timestamp_nsecs: int | None = None
+    custom_metadata: Mapping[str, Any] | None = None
 
     def __init__(
         self,
         step: int,
-        path: str,
+        path: Place,
         name: str,
         committed_ns: int | Unread | None,
         reader: StepReader,
@@ -135,11 +145,16 @@ class CheckpointMetadata:
             (self.commit_timestamp_nsecs or 0) / 1e9, datetime.UTC
         )
 
+    @property
+    def commit_timestamp(self) -> datetime.datetime | None:
+        """`commit_timestamp_nsecs` in UTC."""
+        return None if self.commit_timestamp_nsecs is None else self.time
+
     def __repr__(self) -> str:
-        return f"CheckpointMetadata(step={self.step}, path={self.path!r})"
+        return f"CheckpointMetadata(step={self.step}, path={str(self.path)!r})"
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, CheckpointMetadata):
+        if type(other) is not CheckpointMetadata:
             return NotImplemented
         return (self.step, self.path) == (other.step, other.path)
 

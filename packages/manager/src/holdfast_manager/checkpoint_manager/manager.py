@@ -34,6 +34,7 @@ from holdfast_manager.engine.known import KnownSteps
 from holdfast_manager.engine.results import SaveResult
 from holdfast_manager.engine.run import Run, RunSettings
 from holdfast_manager.errors import StepAlreadyExistsError
+from holdfast_manager.place import Place
 from holdfast_manager.run_directory import RunDirectory
 from holdfast_manager.steps import CheckpointMetadata, check_step
 from holdfast_manager.training.housekeeping import Housekeeping
@@ -145,9 +146,9 @@ class CheckpointManager(Housekeeping):
         return run
 
     @property
-    def directory(self) -> str:
-        """The run's folder, as a URL or path."""
-        return self._run.directory.label
+    def directory(self) -> Place:
+        """The run's folder: a URL or path as text, that `/` joins."""
+        return Place(self._run.directory.label)
 
     def all_steps(self, read: bool = False) -> list[int]:
         """The committed steps in order, as of the last own commit or `reload`.
@@ -414,7 +415,8 @@ class CheckpointManager(Housekeeping):
             return
         try:
             self.close()
-        except Exception:  # noqa: BLE001 - never in place of the error that is under way
+        except Exception as other:  # noqa: BLE001 - never in place of the error that is under way
+            error.add_note(f"a background save failed as well: {type(other).__name__}: {other}")
             _log.exception("a background save failed as well")
 
     def _check_may_write(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from holdfast_checkpointer.engine.unmarked import holds_unmarked
+from holdfast_manager.place import Place
 from holdfast_manager.quarantine import Aside, QuarantinedStep
 from holdfast_manager.quarantine.looking import StepIdentity
 from holdfast_manager.run_directory.details import reader_of
@@ -105,7 +106,7 @@ class StepListing:
         unmarked: bool = False,
     ) -> CheckpointMetadata:
         """What is known of a committed step; the rest is read when asked for."""
-        path = f"{self._backend.root.rstrip('/')}/{name}"
+        path = Place(self._backend.root) / name
         return CheckpointMetadata(
             step, path, name, committed_ns, self._reader, ours=ours, unmarked=unmarked
         )

@@ -22,6 +22,7 @@ from holdfast_manager.engine.known import step_of
 from holdfast_manager.engine.results import SaveResponse, SaveResult
 from holdfast_manager.engine.run import Run, RunSettings
 from holdfast_manager.engine.verdicts import Verdict, best_by_policy
+from holdfast_manager.place import Place
 from holdfast_manager.policies.checks import check_policies
 from holdfast_manager.policies.preservation_policies import PreservationPolicy, PreserveAll
 from holdfast_manager.policies.save_decision_policies import (
@@ -106,6 +107,7 @@ class Checkpointer(Loads, Housekeeping):
         when = _checked(save_decision_policy, SaveDecisionPolicy, "should_save") or _by_default()
         what = _checked(preservation_policy, PreservationPolicy, "should_preserve") or PreserveAll()
         self._context = options.current(context)
+        self._custom_metadata = dict(custom_metadata or {})
         settings = RunSettings(
             when,
             what,
@@ -119,9 +121,9 @@ class Checkpointer(Loads, Housekeeping):
             self._run.retention.sweep()
 
     @property
-    def directory(self) -> str:
-        """The run's folder, as a URL or path."""
-        return self._run.directory.label
+    def directory(self) -> Place:
+        """The run's folder: a URL or path as text, that `/` joins."""
+        return Place(self._run.directory.label)
 
     @property
     def step_name_format(self) -> NameFormat:
@@ -303,10 +305,13 @@ class Checkpointer(Loads, Housekeeping):
         return dataclasses.replace(found, metadata=dict(found.items))
 
     def root_metadata(self) -> RootMetadata:
-        """Describes the run: its folder, and the metadata stored for it."""
-        return RootMetadata(
-            self.directory, get_loop().run(self._run.directory.read_root_metadata())
-        )
+        """Describes the run: its folder, and the metadata stored for it.
+
+        Before the first save that is the `custom_metadata` given here, which will be stored
+        then unless another process comes first.
+        """
+        stored = get_loop().run(self._run.directory.read_root_metadata())
+        return RootMetadata(self.directory, stored or self._custom_metadata)
 
     def pin(self, step: Step, name: str) -> None:
         """Keeps a step until `unpin(name)`: no policy removes it, in whatever process.
