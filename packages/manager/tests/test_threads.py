@@ -1,5 +1,6 @@
 """One Checkpointer used from many threads at once, in every way."""
 
+import asyncio
 import concurrent.futures
 import contextlib
 import random
@@ -17,7 +18,11 @@ from holdfast_manager.errors import (
     StepPinnedError,
 )
 from holdfast_manager.policies.preservation_policies import LatestN
-from holdfast_storage.errors import CheckpointDeletedError, CheckpointNotFoundError
+from holdfast_storage.errors import (
+    CheckpointDeletedError,
+    CheckpointNotFoundError,
+    CommitConflictError,
+)
 
 # What a call may answer because of what the others do at the same time.
 EXPECTED = (
@@ -28,6 +33,7 @@ EXPECTED = (
     PinNotFoundError,
     CheckpointNotFoundError,
     CheckpointDeletedError,
+    CommitConflictError,  # an overwrite of what is removed at this moment
     concurrent.futures.CancelledError,
 )
 STEPS = range(12)
@@ -166,3 +172,42 @@ def test_a_failed_save_is_told_to_its_own_caller_and_not_to_another():
     assert response.observed
     first.close()
     second.close()
+
+
+def test_a_listing_from_before_brings_nothing_back_and_loses_nothing(monkeypatch):
+    run = training.Checkpointer(f"memory://threads-{uuid.uuid4().hex}/job")
+    for step in (1, 2, 3):
+        run.save(step, {"step": step})
+    directory, began, go_on = run._run.directory, threading.Event(), threading.Event()
+    look = directory.look
+
+    async def slow():
+        listed = await look()
+        began.set()
+        await asyncio.to_thread(go_on.wait)
+        return listed
+
+    monkeypatch.setattr(directory, "look", slow)
+    reloading = threading.Thread(target=run.reload)
+    reloading.start()
+    began.wait()
+    run.delete(2)
+    run.save(4, {"step": 4})
+    go_on.set()
+    reloading.join()
+    assert [entry.step for entry in run.checkpoints] == [1, 3, 4]
+
+    began.clear()
+    go_on.clear()
+    old = run.checkpoints[0]
+    reloading = threading.Thread(target=run.reload)
+    reloading.start()
+    began.wait()
+    go_on.set()
+    reloading.join()
+    run._run.known.drop(old)  # its entry is another one by now, of the same commit
+    assert [entry.step for entry in run.checkpoints] == [3, 4]
+    run.save(1, {"step": 1}, force=True, overwrite=True)
+    run._run.known.drop(old)  # committed anew since
+    assert [entry.step for entry in run.checkpoints] == [1, 3, 4]
+    run.close()

@@ -95,6 +95,7 @@ class CheckpointMetadata(metaclass=abc.ABCMeta):  # noqa: B024 - for `register`
         self.name = name
         self.ours = ours
         self.unmarked = unmarked
+        self.seen = 0  # how many own commits there were when it was listed; see `KnownSteps`
         self._committed_ns = committed_ns
         self._reader = reader
         self._metrics: Mapping[str, Any] | Unread | None = UNREAD

@@ -12,6 +12,8 @@ from holdfast_manager.run_directory import RunDirectory
 from holdfast_manager.steps import CheckpointMetadata, check_step
 from holdfast_storage.loop import get_loop
 
+_Change = tuple[int, CheckpointMetadata | Aside | None]  # committed, set aside, or gone
+
 
 class KnownSteps:
     """A list that changes with own commits and removals, and with `reload`. Thread-safe."""
@@ -21,6 +23,9 @@ class KnownSteps:
         self._steps: dict[int, CheckpointMetadata] = {}
         self._aside: dict[int, Aside] = {}
         self._lock = threading.Lock()
+        self._while_listing: list[list[_Change]] = []  # for each listing under way
+        self._clock = 0  # counts own commits
+        self._committed: dict[int, int] = {}  # when a step was, by that clock
 
     def all(self) -> list[CheckpointMetadata]:
         """In order of the steps."""
@@ -39,24 +44,38 @@ class KnownSteps:
 
     async def refresh(self) -> None:
         """As `reload`, on the storage loop."""
-        listed = await self._run.look()
+        meanwhile: list[_Change] = []
         with self._lock:
+            self._while_listing.append(meanwhile)
+            began = self._clock
+        try:
+            listed = await self._run.look()
+        except BaseException:
+            with self._lock:
+                self._ended(meanwhile)
+            raise
+        with self._lock:
+            self._ended(meanwhile)
             self._steps = {entry.step: entry for entry in listed.steps}
             self._aside = {one.entry.step: one for one in listed.aside}
+            for entry in (*listed.steps, *(one.entry for one in listed.aside)):
+                entry.seen = began
+            for step, change in meanwhile:  # the listing may be from before these
+                self._take(step, change)
 
     def add(self, entry: CheckpointMetadata) -> None:
         """Takes in a step that was committed."""
         with self._lock:
-            self._steps[entry.step] = entry
-            self._aside.pop(entry.step, None)
+            self._clock += 1
+            self._committed[entry.step] = entry.seen = self._clock
+            self._change(entry.step, entry)
 
     def set_aside(self, aside: Aside) -> None:
         """Takes a step out of the good ones."""
         step = aside.entry.step
         with self._lock:
             if self._steps.get(step, aside.entry) == aside.entry:
-                self._steps.pop(step, None)
-                self._aside[step] = aside
+                self._change(step, aside)
 
     def aside(self, step: int) -> Aside | None:
         """What is said of a step that is set aside."""
@@ -69,13 +88,28 @@ class KnownSteps:
             return [self._aside[step] for step in sorted(self._aside)]
 
     def drop(self, entry: CheckpointMetadata) -> None:
-        """Forgets a step, unless it has been committed anew."""
+        """Forgets a step, unless it was committed here after the entry was made."""
         with self._lock:
-            if self._steps.get(entry.step) is entry:
-                del self._steps[entry.step]
-            aside = self._aside.get(entry.step)
-            if aside is not None and aside.entry is entry:
-                del self._aside[entry.step]
+            # Not by identity: a listing makes a new entry of the same commit.
+            if self._committed.get(entry.step, 0) <= entry.seen:
+                self._change(entry.step, None)
+
+    def _ended(self, listing: list[_Change]) -> None:
+        # By identity: two listings may have seen the same changes.
+        self._while_listing = [one for one in self._while_listing if one is not listing]
+
+    def _change(self, step: int, change: CheckpointMetadata | Aside | None) -> None:
+        self._take(step, change)
+        for meanwhile in self._while_listing:
+            meanwhile.append((step, change))
+
+    def _take(self, step: int, change: CheckpointMetadata | Aside | None) -> None:
+        self._steps.pop(step, None)
+        self._aside.pop(step, None)
+        if isinstance(change, Aside):
+            self._aside[step] = change
+        elif change is not None:
+            self._steps[step] = change
 
     async def confirm(self, entry: CheckpointMetadata, *, writing: bool = True) -> bool:
         """Whether a listed step is committed; if only a stale hint said so, both go."""

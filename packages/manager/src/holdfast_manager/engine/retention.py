@@ -149,6 +149,7 @@ class Retention:
         else:
             removal = await self._run.uncommit(entry, pace=self._reaper.pace)
             self._reaper.add(removal, entry.path)
+        self._known.drop(entry)  # again: a listing from before may have brought it back
 
     async def _decide(
         self, *, writing: bool = True

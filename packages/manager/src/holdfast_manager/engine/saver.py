@@ -29,6 +29,7 @@ from holdfast_manager.policies.checks import yes_or_no
 from holdfast_manager.policies.info import Candidate
 from holdfast_manager.policies.save_decision_policies import DecisionContext, SaveDecisionPolicy
 from holdfast_manager.run_directory import RunDirectory
+from holdfast_storage import CommitConflictError
 from holdfast_storage.loop import get_loop
 
 
@@ -255,13 +256,18 @@ class Saver:
             await self._retention.require_unpinned(step)
         if self._root_metadata is not None and not self._retention.swept:
             await self._run.write_root_metadata(self._root_metadata)
-        record = await write_checkpoint(
-            self._run.backend,
-            name,
-            contents,
-            replace=replace,
-            context=self._context,
-        )
+        try:
+            record = await write_checkpoint(
+                self._run.backend,
+                name,
+                contents,
+                replace=replace,
+                context=self._context,
+            )
+        except CommitConflictError as error:
+            if replace:
+                raise
+            raise StepAlreadyExistsError(step, self._run.label) from error
         entry = self._run.describe(step, record.committed_ns, name)
         entry.take_metrics(metrics)
         replaced = self._known.aside(step)

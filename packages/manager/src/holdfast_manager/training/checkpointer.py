@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -107,12 +108,12 @@ class Checkpointer(Loads, Housekeeping):
         when = _checked(save_decision_policy, SaveDecisionPolicy, "should_save") or _by_default()
         what = _checked(preservation_policy, PreservationPolicy, "should_preserve") or PreserveAll()
         self._context = options.current(context)
-        self._custom_metadata = dict(custom_metadata or {})
+        self._custom_metadata = copy.deepcopy(dict(custom_metadata or {}))
         settings = RunSettings(
             when,
             what,
             names,
-            custom_metadata,
+            None if custom_metadata is None else self._custom_metadata,
             trash=_instance(trash, Trash, "trash"),
             deletion=_instance(deletion, Deletion, "deletion") or Deletion(),
         )
