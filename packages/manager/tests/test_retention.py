@@ -1,6 +1,7 @@
 """Removal of old steps: un-committed first, deleted behind that, held up by nothing."""
 
 import asyncio
+import dataclasses
 import datetime
 import subprocess
 import sys
@@ -15,9 +16,12 @@ from holdfast_manager import training
 from holdfast_manager.engine import deletion
 from holdfast_manager.engine.deletion import Deletion
 from holdfast_manager.engine.reaper import Reaper
+from holdfast_manager.errors import StepNotFoundError
 from holdfast_manager.policies.preservation_policies import LatestN
+from holdfast_manager.run_directory import hints
 from holdfast_storage import get_loop, open_backend
 from holdfast_storage.commit import Pace, pace, read_record
+from holdfast_storage.commit import trash as tickets
 from holdfast_storage.errors import StorageError, TransientStorageError
 from holdfast_storage.testing.faulty import FaultyBackend
 
@@ -155,6 +159,61 @@ threading.Thread(target=lambda: (ended.wait(20), reaper.close(20))).start()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+class Asleep(FaultyBackend):
+    """A store on which no deletion of data, hint or ticket ends before it is allowed to."""
+
+    def __init__(self, inner):
+        super().__init__(inner)
+        self.hints = dataclasses.replace(self.hints, round_trips=True)
+        self.allowed = threading.Event()
+        self.asked = set()
+
+    async def delete(self, key):
+        if not key.startswith((".holdfast-", "_collecting", "_lease")):
+            self.asked.add(key.partition("/")[0])
+            while not self.allowed.is_set():
+                await asyncio.sleep(0.001)
+        await super().delete(key)
+
+
+@pytest.mark.parametrize("trash", [None, training.Trash()])
+def test_no_save_no_wait_and_no_decision_waits_for_data_a_hint_or_a_ticket_to_go(
+    place, monkeypatch, trash
+):
+    view = Asleep(open_backend(place))
+    monkeypatch.setattr(Context, "open_backend", lambda *_: view)
+    monkeypatch.setattr(hints, "PATIENCE_S", 0.001)
+    monkeypatch.setattr(tickets, "PATIENCE_S", 0.001)
+    short = training.Deletion(patience=datetime.timedelta(milliseconds=10))
+    run = training.Checkpointer(place, preservation_policy=LatestN(1), trash=trash, deletion=short)
+    for step in range(4):
+        assert run.should_save(step)
+        assert run.save(step, state(step))
+        run.wait()
+        assert steps(run) == [step]
+    assert run.save(4, state(4))
+    run.delete(3, missing_ok=True)  # the policy may come first
+    assert run.save(5, state(5))
+    run.wait()
+    assert "_committed" in view.asked
+    assert "0" in view.asked or trash or place.startswith("/")
+    run.close()  # is bounded, and leaves the rest to the next
+    view.allowed.set()
+    with training.Checkpointer(place, trash=trash) as later:
+        assert later.load(5)["w"][0] == 5
+        for step in range(5):  # a hint may be stale, and decides nothing
+            with pytest.raises(StepNotFoundError):
+                later.load(step)
+        later.sweep(older_than=datetime.timedelta(0))
+        if trash:
+            assert [entry.step for entry in later.trash] == [0, 1, 2, 3, 4]
+            later.empty_trash()
+    with training.Checkpointer(place, trash=trash) as last:
+        last.sweep(older_than=datetime.timedelta(0))
+    left = [key for key in files(place) if not key.startswith(("5/", "_"))]
+    assert [key for key in left if not key.endswith("/_COMMIT.json")] == []
 
 
 def test_a_deletion_that_fails_stops_no_other_and_is_reported(place, caplog):
