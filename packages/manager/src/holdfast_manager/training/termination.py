@@ -63,7 +63,7 @@ def save_on_termination(
         ...     hf.training.Checkpointer("memory://doc/termination") as run,
         ... ):
         ...     for step in range(3):
-        ...         response = run.save_async(step, {"step": step})
+        ...         saved = run.save(step, {"step": step})
         ...         if run.reached_preemption(step):
         ...             break
         >>> run.latest.step
