@@ -91,7 +91,7 @@ def test_a_save_that_the_deadline_stops_leaves_nothing_and_is_told_once(store):
     assert "SIGTERM came" in str(told.value)
     assert "step 2 was not saved" in told.value.__notes__[-1]
     assert running.exception() is told.value
-    assert get_loop().run(store.children("")).prefixes == ()
+    assert get_loop().run(store.children("")).prefixes == ("_lease",)
     store.hangs = False
     assert run.save(3, {"a": 3})
     run.close()
@@ -232,7 +232,11 @@ def test_a_job_that_is_told_to_end_ends_as_such_with_its_last_step_saved(tmp_pat
     run = training.Checkpointer(tmp_path / "run")
     assert run.latest.step > 10
     np.testing.assert_array_equal(run.load()["w"], np.full(500_000, run.latest.step))
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["0", str(run.latest.step)]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "0",
+        str(run.latest.step),
+        "_lease",
+    ]
 
 
 def test_a_deadline_of_its_own_still_ends_a_save(store, monkeypatch):

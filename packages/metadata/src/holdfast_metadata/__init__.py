@@ -13,8 +13,16 @@ from holdfast_metadata.errors import (
 )
 from holdfast_metadata.json_codec import canonical_json, ordered_json, parse_json, require_json
 from holdfast_metadata.keys import Key
+from holdfast_metadata.lease import (
+    LEASE_DIR,
+    LEASE_FIELD,
+    Lease,
+    epoch_of,
+    lease_epoch,
+    lease_name,
+)
 from holdfast_metadata.manifest import MANIFEST_FILE, Manifest, ManifestEntry
-from holdfast_metadata.pin import COLLECTING_FILE, PINS_DIR, Collecting, Pin
+from holdfast_metadata.pin import COLLECTING_DIR, PINS_DIR, Collecting, Pin
 from holdfast_metadata.quarantine import QUARANTINE_DIR, QuarantineMark
 from holdfast_metadata.reader import READERS_DIR, ReaderLease
 from holdfast_metadata.scalars import decode_scalar, encode_scalar
@@ -35,10 +43,12 @@ from holdfast_metadata.tree import (
 
 __all__ = [
     "ATTEMPT_FILE",
-    "COLLECTING_FILE",
+    "COLLECTING_DIR",
     "COMMIT_FILE",
     "DIGESTS_DIR",
     "LEAF_KINDS",
+    "LEASE_DIR",
+    "LEASE_FIELD",
     "MANIFEST_FILE",
     "PINS_DIR",
     "QUARANTINE_DIR",
@@ -56,6 +66,7 @@ __all__ = [
     "Key",
     "LeafNode",
     "LeafSpec",
+    "Lease",
     "Manifest",
     "ManifestEntry",
     "MetadataError",
@@ -77,6 +88,9 @@ __all__ = [
     "dtype_from_name",
     "dtype_name",
     "encode_scalar",
+    "epoch_of",
+    "lease_epoch",
+    "lease_name",
     "matches_digest",
     "ordered_json",
     "parse_json",

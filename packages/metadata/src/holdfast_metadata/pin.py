@@ -1,4 +1,4 @@
-"""`_pins/<name>`: a step that no retention removes; and what a retention is about to remove."""
+"""`_pins/<name>`: a step that no retention removes. `_collecting/<id>`: what one is about to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from holdfast_metadata.fields import Fields, merge_extra
 from holdfast_metadata.json_codec import canonical_json
 
 PINS_DIR = "_pins"
-COLLECTING_FILE = ".holdfast-collecting"
+COLLECTING_DIR = "_collecting"
 FORMAT_VERSION = 1
 
 
@@ -88,7 +88,7 @@ class Collecting:
         return canonical_json(merge_extra(known, self.extra))
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, source: str = COLLECTING_FILE) -> Collecting:
+    def from_bytes(cls, data: bytes, *, source: str = COLLECTING_DIR) -> Collecting:
         """Decodes strictly; raises as `Pin.from_bytes`."""
         fields = Fields.parse(data, source=source)
         return cls(

@@ -96,6 +96,26 @@ class CommitUnknownError(CommitError):
     """
 
 
+class LeaseHeldError(CommitError, RuntimeError):
+    """Another process writes to this run; nothing was written.
+
+    Attributes:
+        host: Where it runs.
+        pid: Its process id there.
+    """
+
+    def __init__(
+        self, message: str, *, host: str = "", pid: int = 0, key: str = "", root: str = ""
+    ) -> None:
+        super().__init__(message, key=key, root=root)
+        self.host = host
+        self.pid = pid
+
+
+class LeaseLostError(CommitError, RuntimeError):
+    """Another process has taken this run over: this one can commit and remove nothing more."""
+
+
 class InvalidLayoutError(StorageError, FileNotFoundError, ValueError):
     """There is no checkpoint of the layout that was asked for; the message says what is there.
 

@@ -20,6 +20,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from holdfast_checkpointer.errors import AbandonedError
+from holdfast_storage import lease as _lease  # noqa: F401 - as above: its hook runs after ours
 
 if TYPE_CHECKING:
     from holdfast_checkpointer.engine.response import AsyncResponse

@@ -2,7 +2,7 @@
 
 A hold and a removal may be under way at the same time, in different processes. Each first
 says what it is about to do, then looks at what the other said: the remover lists the steps
-in `.holdfast-collecting` before it reads the holds for the last time; whoever holds a step
+in `_collecting/` before it reads the holds for the last time; whoever holds a step
 writes that before it reads the list. So at least one sees the other. The remover spares
 what is held; whoever holds waits until the list is gone, and then asks whether the step is
 there.
@@ -20,9 +20,9 @@ from typing import TypeAlias
 from holdfast_manager.errors import StepNotFoundError
 from holdfast_manager.run_directory import RunDirectory
 from holdfast_manager.steps import CheckpointMetadata
-from holdfast_metadata import COLLECTING_FILE, Collecting
-from holdfast_storage import ObjectNotFoundError, StorageTimeoutError
-from holdfast_storage.commit import identity
+from holdfast_metadata import COLLECTING_DIR, Collecting
+from holdfast_storage import ObjectInfo, ObjectNotFoundError, StorageTimeoutError, keys
+from holdfast_storage.commit import guard, identity
 from holdfast_storage.commit.sweep import StoreClock
 
 Clock: TypeAlias = Callable[[], Awaitable[float]]
@@ -46,27 +46,35 @@ class Removals:
     @asynccontextmanager
     async def announced(self, names: Sequence[str]) -> AsyncIterator[Clock]:
         """Announces a removal; gives what tells the store's time when that was."""
-        said = Collecting(tuple(names), identity.new_mark(uuid.uuid4().hex, "removal"))
-        await self._backend.put(COLLECTING_FILE, said.to_bytes())
+        by = identity.new_mark(uuid.uuid4().hex, "removal", extra=guard.said_in_marks())
+        key = keys.join(COLLECTING_DIR, by.attempt)
+        await self._backend.put(key, Collecting(tuple(names), by).to_bytes())
 
         async def when() -> float:
-            return (await self._backend.stat(COLLECTING_FILE)).modified
+            return (await self._backend.stat(key)).modified
 
         try:
             yield when
         finally:
-            await self._backend.delete(COLLECTING_FILE)
+            await self._backend.delete(key)
 
     async def forget_dead(self) -> None:
-        """Clears what a remover left that is provably gone, or silent for an hour."""
-        try:
-            info, data = await self._backend.read(COLLECTING_FILE)
-        except ObjectNotFoundError:
-            return
-        said = Collecting.from_bytes(data, source=COLLECTING_FILE)
-        dead = identity.is_gone(said.by)
-        if dead or await StoreClock(self._backend, "").age(info.modified) > said.by.ttl_s:
-            await self._backend.delete(COLLECTING_FILE)
+        """Clears what removers left that are provably gone, or silent for an hour."""
+        clock = StoreClock(self._backend, "")
+        for info, said in await self._under_way():
+            if identity.is_gone(said.by) or await clock.age(info.modified) > said.by.ttl_s:
+                await self._backend.delete(info.key)
+
+    async def _under_way(self) -> list[tuple[ObjectInfo, Collecting]]:
+        """What is about to be removed, and by whom."""
+        found = []
+        for info in (await self._backend.children(COLLECTING_DIR)).objects:
+            try:
+                data = await self._backend.get(info.key)
+            except ObjectNotFoundError:
+                continue  # done since the listing
+            found.append((info, Collecting.from_bytes(data, source=info.key)))
+        return found
 
     async def settle(self, entry: CheckpointMetadata) -> None:
         """Waits until nobody is about to remove a step, which the caller holds by now.
@@ -81,7 +89,7 @@ class Removals:
                 raise StorageTimeoutError(
                     f"step {entry.step} is about to be removed by another process; nothing holds "
                     "it now. If that process died, the next one that saves to the run clears this",
-                    key=COLLECTING_FILE,
+                    key=COLLECTING_DIR,
                     root=self._backend.root,
                 )
             await asyncio.sleep(self._pause_s)
@@ -89,9 +97,5 @@ class Removals:
             raise StepNotFoundError(entry.step, self._backend.root, [])
 
     async def _is_being_removed(self, entry: CheckpointMetadata) -> bool:
-        try:
-            data = await self._backend.get(COLLECTING_FILE)
-        except ObjectNotFoundError:
-            return False
-        said = Collecting.from_bytes(data, source=COLLECTING_FILE)
-        return entry.name in said.names and not identity.is_gone(said.by)
+        removals = [said for _, said in await self._under_way()]
+        return any(entry.name in said.names and not identity.is_gone(said.by) for said in removals)

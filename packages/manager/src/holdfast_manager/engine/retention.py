@@ -13,12 +13,14 @@ from holdfast_manager.engine.quarantine import Quarantine
 from holdfast_manager.engine.reaper import Reaper
 from holdfast_manager.engine.trash import RunTrash
 from holdfast_manager.engine.verdicts import Verdict, judge, judge_aside, protections
+from holdfast_manager.engine.writing_lease import WritingLease
 from holdfast_manager.errors import StepBeingReadError, StepNotFoundError, StepPinnedError
 from holdfast_manager.policies.preservation_policies import PreservationPolicy
 from holdfast_manager.run_directory import RunDirectory
 from holdfast_manager.steps import CheckpointMetadata
 from holdfast_storage import CheckpointNotFoundError, StorageError
 from holdfast_storage.commit import SweepReport
+from holdfast_storage.lease import settle_leaving
 
 _log = logging.getLogger(__name__)
 SILENCE_S = 3600.0
@@ -38,6 +40,7 @@ class Retention:
         known: KnownSteps,
         holds: Holds,
         quarantine: Quarantine,
+        lease: WritingLease,
         policy: PreservationPolicy,
         reaper: Reaper,
         trash: RunTrash,
@@ -46,6 +49,7 @@ class Retention:
         self._known = known
         self._holds = holds
         self._quarantine = quarantine
+        self._lease = lease
         self.policy = policy
         self._reaper = reaper
         self._trash = trash
@@ -97,7 +101,8 @@ class Retention:
     async def delete(self, entry: CheckpointMetadata, *, missing_ok: bool) -> bool:
         """Un-commits one step that nothing holds; its data is deleted behind that."""
         try:
-            async with self._holds.removing([entry.name]) as held:
+            async with self._lease.writing(), self._holds.removing([entry.name]) as held:
+                self._known.drop_step(entry.step)  # again, if the lease was taken just now
                 await self.require_unpinned(entry.step)
                 if entry.step in held:
                     raise StepBeingReadError(entry.step, held[entry.step], self._run.label)
@@ -118,8 +123,9 @@ class Retention:
         if previous is not None:
             await previous
         try:
-            await self._quarantine.mark_torn()
-            await self._collect()
+            async with self._lease.writing():
+                await self._quarantine.mark_torn()
+                await self._collect()
         except Exception:  # noqa: BLE001 - the steps are safe; what is left is collected next time
             _log.warning("could not remove old steps of %s", self._run.label, exc_info=True)
         self._trash.empty_by_age()
@@ -131,10 +137,25 @@ class Retention:
     async def sweep_now(self, older_than: float) -> SweepReport:
         """Removes what dead writers left, and finishes removals that were cut short.
 
+        Takes no lease, for it touches only what is dead; a writer asks for the one it has. A
+        run that another process writes to is left to that.
+
         Args:
             older_than: Silence in seconds, by the store's clock, from which on a writer that
                 is not provably gone counts as dead.
         """
+        if self._lease.epoch:
+            async with self._lease.writing() as lease:
+                await lease.require()
+                await settle_leaving(self._run.backend, lease.epoch)
+                return await self._sweep_dead(older_than)
+        ended = await self._lease.ended_before()
+        if ended is None:
+            return SweepReport(spared=((self._run.label, "another process writes to the run"),))
+        await settle_leaving(self._run.backend, ended)
+        return await self._sweep_dead(older_than)
+
+    async def _sweep_dead(self, older_than: float) -> SweepReport:
         await self._holds.removals.forget_dead()
         await self._quarantine.tidy()
         run = await self._run.sweep(older_than=older_than, pace=self._reaper.pace)

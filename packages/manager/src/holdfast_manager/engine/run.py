@@ -16,6 +16,7 @@ from holdfast_manager.engine.reaper import Reaper
 from holdfast_manager.engine.retention import Retention
 from holdfast_manager.engine.saver import Saver
 from holdfast_manager.engine.trash import RunTrash
+from holdfast_manager.engine.writing_lease import WritingLease
 from holdfast_manager.policies.preservation_policies import PreservationPolicy
 from holdfast_manager.policies.save_decision_policies import SaveDecisionPolicy
 from holdfast_manager.run_directory import RunDirectory
@@ -32,6 +33,7 @@ class RunSettings:
         what: What to keep.
         names: How the folders of steps are called; None is by the step alone.
         root_metadata: Stored once for the run, at the first save.
+        takeover: Take the run from whoever writes to it, at the first save or removal.
         trash: Where removed steps go; None deletes them.
         deletion: How fast data is deleted.
     """
@@ -40,6 +42,7 @@ class RunSettings:
     what: PreservationPolicy
     names: NameFormat | None = None
     root_metadata: Mapping[str, Any] | None = None
+    takeover: bool = False
     trash: Trash | None = None
     deletion: Deletion = field(default_factory=Deletion)
 
@@ -58,6 +61,7 @@ class Run:
         holds: Steps that stay whatever a policy says, and why.
         quarantine: Steps that are there and not good.
         loading: Loads steps.
+        lease: Who may write.
         reaper: Deletes data in the background.
         trash: Removed steps that may come back.
         retention: What is done after a commit.
@@ -68,15 +72,18 @@ class Run:
         self.directory = RunDirectory(backend, settings.names)
         self.known = KnownSteps(self.directory)
         self.holds = Holds(self.directory)
-        self.quarantine = Quarantine(self.directory, self.known, _nobody)
+        self.lease = WritingLease(backend, takeover=settings.takeover)
+        self.lease.on_taken = self.known.refresh
+        self.quarantine = Quarantine(self.directory, self.known, self.lease.written_elsewhere)
         self.loading = Loading(self.known, self.directory, self.quarantine)
         self.reaper = Reaper(settings.deletion)
-        self.trash = RunTrash(self.directory, self.known, self.reaper, settings.trash)
+        self.trash = RunTrash(self.directory, self.known, self.lease, self.reaper, settings.trash)
         self.retention = Retention(
             self.directory,
             self.known,
             self.holds,
             self.quarantine,
+            self.lease,
             settings.what,
             self.reaper,
             self.trash,
@@ -86,12 +93,9 @@ class Run:
             self.known,
             self.retention,
             self.quarantine,
+            self.lease,
             settings.when,
             context,
             root_metadata=settings.root_metadata,
         )
         self.known.reload()
-
-
-async def _nobody() -> bool:
-    return False

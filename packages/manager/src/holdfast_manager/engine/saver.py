@@ -24,6 +24,7 @@ from holdfast_manager.engine.preemption import Preemption
 from holdfast_manager.engine.quarantine import Quarantine
 from holdfast_manager.engine.results import SaveResponse, SaveResult
 from holdfast_manager.engine.retention import Retention
+from holdfast_manager.engine.writing_lease import WritingLease
 from holdfast_manager.errors import StepAlreadyExistsError, StepNotFoundError
 from holdfast_manager.policies.checks import yes_or_no
 from holdfast_manager.policies.info import Candidate
@@ -49,6 +50,7 @@ class Saver:
         known: Its steps.
         retention: What happens after a commit.
         quarantine: Steps whose place a save takes without being told to overwrite.
+        lease: Who may write.
         policy: When to save.
         context: Options.
         root_metadata: Stored once for the run.
@@ -60,6 +62,7 @@ class Saver:
         known: KnownSteps,
         retention: Retention,
         quarantine: Quarantine,
+        lease: WritingLease,
         policy: SaveDecisionPolicy,
         context: Context,
         *,
@@ -69,6 +72,7 @@ class Saver:
         self._known = known
         self._retention = retention
         self._quarantine = quarantine
+        self._lease = lease
         self._policy = policy
         self._context = context
         self._root_metadata = root_metadata
@@ -165,7 +169,7 @@ class Saver:
                 raise
             get_loop().run(self._retention.require_unpinned(entry.step))
             if item is not None:
-                work = remove_item(self._run.backend, entry.name, item, missing_ok=missing_ok)
+                work = self._remove_item(entry.name, item, missing_ok=missing_ok)
             else:
                 self._known.drop(entry)
                 work = self._retention.delete(entry, missing_ok=missing_ok)
@@ -208,6 +212,7 @@ class Saver:
             self.wait()
         finally:
             self._retention.close()
+            self._lease.close()
 
     def check(self) -> None:
         """Raises what has failed in the background, unless somebody was told; does not wait."""
@@ -242,6 +247,10 @@ class Saver:
                     error.add_note(f"({consequence})")
                 raise
 
+    async def _remove_item(self, name: str, item: str, *, missing_ok: bool) -> bool:
+        async with self._lease.writing():
+            return await remove_item(self._run.backend, name, item, missing_ok=missing_ok)
+
     async def _write(
         self,
         step: int,
@@ -251,29 +260,26 @@ class Saver:
         *,
         overwrite: bool,
     ) -> SaveResult:
-        replace = overwrite or await self._quarantine.may_replace(step)
-        if replace:
-            await self._retention.require_unpinned(step)
-        if self._root_metadata is not None and not self._retention.swept:
-            await self._run.write_root_metadata(self._root_metadata)
-        try:
-            record = await write_checkpoint(
-                self._run.backend,
-                name,
-                contents,
-                replace=replace,
-                context=self._context,
-            )
-        except CommitConflictError as error:
+        async with self._lease.writing():
+            replace = overwrite or await self._quarantine.may_replace(step)
             if replace:
-                raise
-            raise StepAlreadyExistsError(step, self._run.label) from error
-        entry = self._run.describe(step, record.committed_ns, name)
-        entry.take_metrics(metrics)
-        replaced = self._known.aside(step)
-        self._known.add(entry)
-        await self._run.note_commit(entry)
-        if replaced is not None:
-            self._retention.forget_mark(name, unless=record.attempt)
+                await self._retention.require_unpinned(step)
+            if self._root_metadata is not None and not self._retention.swept:
+                await self._run.write_root_metadata(self._root_metadata)
+            try:
+                record = await write_checkpoint(
+                    self._run.backend, name, contents, replace=replace, context=self._context
+                )
+            except CommitConflictError as error:
+                if replace:
+                    raise
+                raise StepAlreadyExistsError(step, self._run.label) from error
+            entry = self._run.describe(step, record.committed_ns, name)
+            entry.take_metrics(metrics)
+            replaced = self._known.aside(step)
+            self._known.add(entry)
+            await self._run.note_commit(entry)
+            if replaced is not None:
+                self._retention.forget_mark(name, unless=record.attempt)
         self._retention.start()
         return SaveResult(step, saved=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from holdfast_manager.engine.deletion import Trash
 from holdfast_manager.engine.known import KnownSteps
 from holdfast_manager.engine.reaper import Reaper
+from holdfast_manager.engine.writing_lease import WritingLease
 from holdfast_manager.errors import StepAlreadyExistsError, StepNotInTrashError
 from holdfast_manager.run_directory import RunDirectory
 from holdfast_manager.step_names import step_in
@@ -16,6 +17,7 @@ from holdfast_manager.steps import UNREAD, CheckpointMetadata
 from holdfast_storage import CommitConflictError, StorageBackend, StorageError
 from holdfast_storage.commit import SweepReport, TrashEntry
 from holdfast_storage.commit import Trash as TrashFolder
+from holdfast_storage.commit.guard import unguarded
 from holdfast_storage.commit.sweep import StoreClock
 from holdfast_storage.loop import get_loop
 
@@ -54,6 +56,7 @@ class RunTrash:
     Args:
         run: The run.
         known: Its steps.
+        lease: Who may write.
         reaper: Deletes data in the background.
         settings: Whether removed steps go there, and for how long; None is no. What is in
             it can be listed, restored and emptied all the same.
@@ -63,10 +66,16 @@ class RunTrash:
     """
 
     def __init__(
-        self, run: RunDirectory, known: KnownSteps, reaper: Reaper, settings: Trash | None
+        self,
+        run: RunDirectory,
+        known: KnownSteps,
+        lease: WritingLease,
+        reaper: Reaper,
+        settings: Trash | None,
     ) -> None:
         self._run = run
         self._known = known
+        self._lease = lease
         self._reaper = reaper
         self._settings = settings or Trash()
         self._settings.check_beside(run.name_format)
@@ -94,6 +103,11 @@ class RunTrash:
         return found
 
     async def restore(self, wanted: int | TrashedStep) -> None:
+        """Brings a step back under the lease of the run; raises as `_restore`."""
+        async with self._lease.writing():
+            await self._restore(wanted)
+
+    async def _restore(self, wanted: int | TrashedStep) -> None:
         """Brings a step back, of several of its number the one that was removed last.
 
         Raises:
@@ -130,6 +144,12 @@ class RunTrash:
         Returns:
             The steps that cannot come back any more.
         """
+        async with self._lease.writing() as lease:
+            await lease.require()
+            with unguarded():
+                return await self._empty(older_than)
+
+    async def _empty(self, older_than: datetime.timedelta) -> list[int]:
         clock = StoreClock(self._run.backend, "")
         gone = []
         for entry in await self._folder.entries():

@@ -64,6 +64,8 @@ class Checkpointer(Loads, Housekeeping):
             writers left; live writers and what holdfast did not write stay.
         lightweight_initialize: Makes no difference: what is known of a step is always read
             when it is first asked for.
+        takeover: At the first save or removal, take the run from whatever job writes to it,
+            without waiting; that job can then neither commit nor remove steps.
         trash: Where removed steps go, so that they can be restored; None deletes them.
         deletion: How fast data is deleted in the background.
         logger: Only None: holdfast logs to the logger `holdfast_manager` of the standard
@@ -93,6 +95,7 @@ class Checkpointer(Loads, Housekeeping):
         custom_metadata: Mapping[str, Any] | None = None,
         cleanup_tmp_directories: bool = False,
         lightweight_initialize: bool = False,
+        takeover: bool = False,
         logger: None = None,
         trash: Trash | None = None,
         deletion: Deletion | None = None,
@@ -114,6 +117,7 @@ class Checkpointer(Loads, Housekeeping):
             what,
             names,
             None if custom_metadata is None else self._custom_metadata,
+            takeover=takeover,
             trash=_instance(trash, Trash, "trash"),
             deletion=_instance(deletion, Deletion, "deletion") or Deletion(),
         )

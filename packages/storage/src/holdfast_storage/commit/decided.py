@@ -19,7 +19,7 @@ import logging
 
 from holdfast_metadata import ATTEMPT_FILE, COMMIT_FILE, CommitRecord, Manifest
 from holdfast_storage import errors, keys
-from holdfast_storage.commit import identity, layout
+from holdfast_storage.commit import guard, identity, layout
 from holdfast_storage.commit.occupancy import Occupant, occupant
 from holdfast_storage.commit.pointer import PointerCommit
 from holdfast_storage.commit.record import StoredRecord, read_record, read_record_at
@@ -105,6 +105,7 @@ class DecidedRenameCommit(PointerCommit):
             return None
         if decided.attempt is not None and await self._publish(txn.final, decided.attempt):
             return None
+        await guard.require()
         await self._require_files(txn, txn.staging, manifest)
         # What was decided before was published and is gone since, record and all.
         gone = (decided.attempt,) if decided.attempt else ()
@@ -197,6 +198,13 @@ class DecidedRenameCommit(PointerCommit):
         await self._backend.delete_prefix(txn.staging)
         if await self._is_inside(txn):
             await super().abort(txn)
+
+    async def fence(self, final: str, attempt: str) -> bool:
+        """See `CommitStrategy.fence`. Publishes what is decided."""
+        fenced = await self._fence_hidden(final, attempt)
+        if not fenced:
+            await self._settle(final, attempt)
+        return fenced
 
     async def _fence_hidden(self, final: str, attempt: str) -> bool:
         """Makes it impossible to commit an attempt in its sibling; False if it is decided."""

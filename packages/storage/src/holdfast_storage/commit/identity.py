@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from holdfast_metadata import AttemptMark
 
 DEFAULT_TTL_S = 3600.0
 
 
-def new_mark(attempt: str, kind: str, *, ttl_s: float = DEFAULT_TTL_S) -> AttemptMark:
+def new_mark(
+    attempt: str, kind: str, *, ttl_s: float = DEFAULT_TTL_S, extra: Mapping[str, Any] | None = None
+) -> AttemptMark:
     """The mark of an attempt that this process begins."""
     return AttemptMark(
         attempt=attempt,
@@ -24,6 +28,7 @@ def new_mark(attempt: str, kind: str, *, ttl_s: float = DEFAULT_TTL_S) -> Attemp
         process_start=_process_start(os.getpid()),
         ttl_s=ttl_s,
         created_ns=time.time_ns(),
+        extra=extra or {},
     )
 
 
@@ -33,13 +38,30 @@ def is_gone(mark: AttemptMark) -> bool:
     Proof needs the same boot of the same host and the same pid namespace, and there no
     process of that pid and start time.
     """
+    return _is_of_this_host(mark) and not _is_that_process(mark)
+
+
+def is_here(mark: AttemptMark) -> bool:
+    """Whether the writer provably lives, on this host; False also means "cannot tell"."""
+    return _is_of_this_host(mark) and _is_that_process(mark)
+
+
+def is_this_process(mark: AttemptMark) -> bool:
+    """Whether this very process made the mark, perhaps before an `exec`."""
+    return mark.pid == os.getpid() and is_here(mark)
+
+
+def _is_of_this_host(mark: AttemptMark) -> bool:
     if not mark.boot_id or mark.boot_id != _boot_id():
         return False
     if not mark.pid_namespace or mark.pid_namespace != _pid_namespace():
         return False
-    if mark.host != socket.gethostname():
-        return False  # sandboxes are known to show one boot id on several machines
-    return not _exists(mark.pid) or _process_start(mark.pid) not in ("", mark.process_start)
+    # Sandboxes are known to show one boot id on several machines.
+    return mark.host == socket.gethostname()
+
+
+def _is_that_process(mark: AttemptMark) -> bool:
+    return _exists(mark.pid) and _process_start(mark.pid) in ("", mark.process_start)
 
 
 def _boot_id() -> str:

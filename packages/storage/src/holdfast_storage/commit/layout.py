@@ -21,7 +21,8 @@ PARTIAL_SUFFIX = ".partial"
 EXPECTS = "expects"  # in a staged record: the attempt that a replacement means to displace
 OURS = (COMMIT_FILE, MANIFEST_FILE)
 _HIDDEN = re.compile(
-    r"\.(?P<leaf>.+)\.(?P<kind>attempt|dead|displaced|orbax|retired)-(?P<attempt>[0-9a-f]{32})(-[0-9a-f]+)?"
+    r"\.(?P<leaf>.+)\.(?P<kind>attempt|dead|displaced|leaving|orbax|retired)-(?P<attempt>[0-9a-f]{32})"
+    r"(-(?P<suffix>[0-9a-f]+))?"
 )
 _IN_ATTEMPT = re.compile(r"(^|/)(attempt-|\.[^/]+\.attempt-)[0-9a-f]{32}/")
 
@@ -34,13 +35,16 @@ class HiddenName:
 
     Attributes:
         leaf: Last segment of the final.
-        kind: `attempt`, `dead`, `displaced`, `orbax` (moved out to be deleted) or `retired`.
+        kind: `attempt`, `dead`, `displaced`, `leaving`, `orbax` (moved out to be deleted) or
+            `retired`.
         attempt: The attempt's id.
+        epoch: With `leaving`, of the writer that removes it; else 0.
     """
 
     leaf: str
     kind: str
     attempt: str
+    epoch: int = 0
 
 
 def new_attempt_id() -> str:
@@ -73,7 +77,15 @@ def parse_partial(name: str) -> str | None:
 def parse_hidden(name: str) -> HiddenName | None:
     """What a hidden folder's name says, or None if it is not ours."""
     found = _HIDDEN.fullmatch(name)
-    return HiddenName(found["leaf"], found["kind"], found["attempt"]) if found else None
+    if found is None:
+        return None
+    epoch = int(found["suffix"] or "0", 16) if found["kind"] == "leaving" else 0
+    return HiddenName(found["leaf"], found["kind"], found["attempt"], epoch)
+
+
+def leaving(final: str, attempt: str, epoch: int) -> str:
+    """Where a checkpoint is while its removal, by the holder of an epoch, is being decided."""
+    return f"{hidden(final, 'leaving', attempt)}-{epoch:08x}"
 
 
 def inner(final: str, attempt: str) -> str:

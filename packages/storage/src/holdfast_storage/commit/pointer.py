@@ -27,7 +27,7 @@ from holdfast_metadata import (
 )
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
-from holdfast_storage.commit import changes, identity, layout, orbax
+from holdfast_storage.commit import changes, guard, identity, layout, orbax
 from holdfast_storage.commit.occupancy import occupant
 from holdfast_storage.commit.pace import Pace
 from holdfast_storage.commit.record import StoredRecord, read_record
@@ -104,7 +104,7 @@ class PointerCommit(CommitStrategy):
             expects_attempt=found.stored.attempt,
             expects_token=found.stored.info.version.token if found.stored.info else None,
         )
-        mark = identity.new_mark(attempt, kind)
+        mark = identity.new_mark(attempt, kind, extra=guard.said_in_marks())
         await self._backend.put(
             keys.join(txn.staging, ATTEMPT_FILE), mark.to_bytes(), condition=IfAbsent()
         )
@@ -241,6 +241,7 @@ class PointerCommit(CommitStrategy):
             if stored.attempt == txn.attempt and stored.record is not None:
                 return stored.record
             await self._judge(stored, txn, replace=replace)
+            await guard.require()
             await self._require_files(txn, staging, manifest)
             dead = stored.dead + ((stored.attempt,) if stored.attempt else ())
             new = dataclasses.replace(record, dead=dead)
@@ -368,6 +369,10 @@ class PointerCommit(CommitStrategy):
             return
         await self._backend.delete_prefix(layout.inner(txn.final, txn.attempt))
 
+    async def fence(self, final: str, attempt: str) -> bool:
+        """See `CommitStrategy.fence`."""
+        return await self._fence(final, attempt)
+
     async def _fence(self, final: str, attempt: str) -> bool:
         """Makes it impossible to commit an attempt; False if it was committed and is kept."""
         fenced = True
@@ -456,6 +461,7 @@ class PointerCommit(CommitStrategy):
             stored = await read_record(self._backend, final)
             new = change(stored)
             if new is not stored.record:
+                await guard.require()  # after the record was read: see `guard`
                 await self._swap(final, stored, new)
             return new
 

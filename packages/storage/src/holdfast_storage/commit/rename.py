@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Awaitable, Callable
 
 from holdfast_metadata import ATTEMPT_FILE, COMMIT_FILE, CommitRecord, Manifest, Trashed
 from holdfast_storage import errors, keys
-from holdfast_storage.commit import changes, identity, layout, orbax
+from holdfast_storage.backend import StorageBackend
+from holdfast_storage.commit import changes, guard, identity, layout, orbax
 from holdfast_storage.commit.occupancy import occupant
 from holdfast_storage.commit.pointer import PointerCommit
 from holdfast_storage.commit.record import StoredRecord, read_record
@@ -86,6 +88,7 @@ class RenameCommit(PointerCommit):
             await self._set_aside(txn)
             return record
         await self._judge(stored, txn, replace=replace)
+        await guard.require()
         found = await occupant(self._backend, txn.final)
         await self._require_files(txn, txn.staging, manifest)
         if found.kind in ("ours", "orbax") and not replace:
@@ -215,6 +218,20 @@ class RenameCommit(PointerCommit):
     async def _is_mine(self, txn: Transaction) -> bool:
         return await self._is_committed(txn.final, txn.attempt)
 
+    async def fence(self, final: str, attempt: str) -> bool:
+        """See `CommitStrategy.fence`."""
+        from holdfast_storage.commit.sweep import fence_by_move
+
+        staging = self._staging(final, attempt)
+        if (await read_record(self._backend, staging)).attempt not in (None, attempt):
+            return False  # an exchange came first: what lies there is what it displaced
+        if await fence_by_move(self._backend, staging, final, attempt) is not None:
+            return True
+        inside = layout.inner(final, attempt)
+        if not (await self._backend.children(inside)).objects:
+            return False
+        return await self._fence(final, attempt)
+
     async def abort(self, txn: Transaction) -> None:
         """See `CommitStrategy.abort`."""
         from holdfast_storage.commit.sweep import fence_by_move
@@ -239,7 +256,11 @@ class RenameCommit(PointerCommit):
         if _stays(stored):
             return await super().uncommit(final, expected=expected)
         aside = layout.hidden(final, "retired", expected, unique=True)
-        await carry_through(self._move_out(final, stored, aside, expected))
+
+        async def move_out(to: str) -> None:
+            await self._move_out(final, stored, to, expected)
+
+        await carry_through(self._take_out(final, aside, expected, move_out))
 
         async def remove() -> None:
             await self.pace.delete_prefix(self._backend, aside)
@@ -249,7 +270,7 @@ class RenameCommit(PointerCommit):
     async def uncommit_orbax(self, final: str) -> Removal:
         """See `CommitStrategy.uncommit_orbax`."""
         aside = layout.hidden(final, "orbax", layout.new_attempt_id(), unique=True)
-        await carry_through(orbax.move_out(self._backend, final, aside))
+        await carry_through(self._take_out_orbax(final, aside))
 
         async def remove() -> None:
             if await orbax.mark(self._backend, aside):
@@ -259,6 +280,7 @@ class RenameCommit(PointerCommit):
 
     async def to_trash(self, final: str, *, expected: str | None, aside: str) -> None:
         """See `CommitStrategy.to_trash`: the folder moves, unless it holds more than that."""
+        await guard.require()  # once is enough: what is in the trash can come back
         if expected is None:
             await carry_through(orbax.move_out(self._backend, final, aside))
             return
@@ -274,6 +296,7 @@ class RenameCommit(PointerCommit):
             await super().from_trash(final, attempt=attempt, aside=None)
             return
         where = {"key": final, "root": self._backend.root}
+        await guard.require()
         try:
             await carry_through(self._backend.rename_prefix(aside, final))
         except errors.ObjectExistsError as error:
@@ -335,6 +358,48 @@ class RenameCommit(PointerCommit):
             f"{moved.attempt} was committed meanwhile, not {expected}; it stays", **where
         )
 
+    async def _take_out_orbax(self, final: str, aside: str) -> None:
+        async def move_out(to: str) -> None:
+            await orbax.move_out(self._backend, final, to)
+
+        await self._take_out(final, aside, layout.new_attempt_id(), move_out)
+
+    async def _take_out(
+        self, final: str, aside: str, attempt: str, move_out: Callable[[str], Awaitable[None]]
+    ) -> None:
+        """Moves a final aside; under a lease in two steps, of which the second decides.
+
+        A rename asks no condition, so the lease is asked for after the first one. Whoever
+        takes the run over moves back what it finds between the two.
+        """
+        holder = guard.current()
+        if holder is None:
+            await move_out(aside)
+            return
+        await holder.require()
+        leaving = layout.leaving(final, attempt, holder.epoch)
+        await move_out(leaving)
+        try:
+            await guard.require()
+            await self._rename_surely(leaving, aside)
+        except errors.ObjectNotFoundError as error:
+            raise errors.LeaseLostError(
+                "another process took this run over and put the checkpoint back",
+                key=final,
+                root=self._backend.root,
+            ) from error
+        except Exception:
+            await restore_leaving(self._backend, leaving, final)
+            raise
+
+    async def _rename_surely(self, source: str, destination: str) -> None:
+        try:
+            await self._backend.rename_prefix(source, destination)
+        except (errors.TransientStorageError, errors.StorageTimeoutError):
+            there = await self._backend.children(destination)
+            if not (there.objects or there.prefixes):
+                raise
+
     async def _move_back(self, aside: str, final: str) -> None:
         try:
             await self._backend.rename_prefix(aside, final)
@@ -362,3 +427,23 @@ class RenameCommit(PointerCommit):
 def _stays(stored: StoredRecord) -> bool:
     """Whether a final must stay in place: it holds more than the checkpoint."""
     return stored.record is not None and bool(stored.record.data or stored.record.trashed)
+
+
+async def restore_leaving(backend: StorageBackend, leaving: str, final: str) -> None:
+    """Puts back what a removal under a lease has moved out and not decided about.
+
+    Where a newer one stands by now it is replaced data, and stays for its grace period.
+    """
+    try:
+        await backend.rename_prefix(leaving, final)
+    except errors.ObjectNotFoundError:
+        return  # decided, or put back by another
+    except errors.ObjectExistsError:
+        found = layout.parse_hidden(keys.leaf(leaving))
+        assert found is not None
+        aside = layout.hidden(final, "displaced", found.attempt)
+        try:
+            await backend.rename_prefix(leaving, aside)
+        except (errors.ObjectNotFoundError, errors.ObjectExistsError):
+            return
+        await backend.put(keys.join(aside, layout.DISPLACED_FILE), b"", parents=False)

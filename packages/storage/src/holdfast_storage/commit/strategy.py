@@ -121,6 +121,16 @@ class CommitStrategy(abc.ABC):
         """Removes the attempt's staging; fences first if a decision request has left."""
 
     @abc.abstractmethod
+    async def fence(self, final: str, attempt: str) -> bool:
+        """Makes it impossible to commit an attempt, for good; deletes nothing.
+
+        A sweep then finds its data, however young it is.
+
+        Returns:
+            False if it was committed before.
+        """
+
+    @abc.abstractmethod
     async def uncommit(self, final: str, *, expected: str) -> Removal:
         """Un-commits attempt `expected`, so that nobody sees it any more.
 
@@ -128,6 +138,7 @@ class CommitStrategy(abc.ABC):
             What deletes its data and nothing else; it may take long.
 
         Raises:
+            LeaseLostError: The `guard` said so; the attempt is visible as before.
             CommitConflictError: Another attempt is committed there by now.
             CheckpointNotFoundError: Nothing is committed there.
         """

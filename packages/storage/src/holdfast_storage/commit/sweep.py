@@ -221,6 +221,8 @@ class HiddenSweeper(Sweeper):
             final = keys.join(keys.parent(prefix), found.leaf)
             if await orbax.settle_moved(self._backend, final, prefix):
                 await self._delete(prefix)
+        elif found.kind == "leaving":
+            self._spared.append((prefix, "its removal is not decided; the run's writer settles it"))
         elif found.kind == "displaced" or await self._is_replaced(prefix, found):
             await self._sweep_displaced(prefix)
         else:

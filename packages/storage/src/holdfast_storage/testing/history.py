@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from holdfast_metadata import LEASE_DIR
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
 from holdfast_storage.commit import list_committed, read_record, reading
@@ -210,7 +211,7 @@ async def until_paused(actor: asyncio.Task[None], view: FaultyBackend) -> bool:
 async def litter(backend: StorageBackend) -> list[str]:
     """What belongs to no committed checkpoint below the root, after two sweeps without grace.
 
-    Records, decisions and hints are left out: they stay for ever, or go with their step. So is
+    Records, decisions, hints and leases are left out: they stay, or go with their step. So is
     the empty object by which a process asks for the store's time: nobody can know whose it is,
     so what a death leaves of that goes when it is an hour old.
     """
@@ -223,6 +224,8 @@ async def litter(backend: StorageBackend) -> list[str]:
         leaf = keys.leaf(info.key)
         said = leaf in ("_COMMIT.json", ADVISORY_FILE) or leaf.endswith(".commit")
         said = said or leaf.startswith(PASSING_PREFIXES)
-        if not said and not any(keys.is_under(info.key, prefix) for prefix in (*data, HINTS)):
+        if not said and not any(
+            keys.is_under(info.key, prefix) for prefix in (*data, HINTS, LEASE_DIR)
+        ):
             left.append(info.key)
     return left

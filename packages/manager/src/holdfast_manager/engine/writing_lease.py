@@ -1,0 +1,102 @@
+"""The lease of a run as one opened run uses it: taken at its first write, let go when it closes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from holdfast_storage import StorageBackend
+from holdfast_storage.commit.guard import guarded
+from holdfast_storage.lease import HeldLease, Patience, acquire, find_holder
+from holdfast_storage.lease.process import process_leases
+
+
+class WritingLease:
+    """Says who may write. Opening and reading a run never asks for it.
+
+    Args:
+        backend: The run.
+        takeover: Take it at the first write whoever holds it.
+        patience: How long to watch a holder of which nothing is known.
+    """
+
+    def __init__(
+        self, backend: StorageBackend, *, takeover: bool = False, patience: Patience | None = None
+    ) -> None:
+        self._backend = backend
+        self._takeover = takeover
+        self._patience = patience
+        self._held: HeldLease | None = None
+        self._let_go: Callable[[], object] = lambda: None
+        self._lock = asyncio.Lock()
+        # Called once the lease is new and others had it before: what is known may be old.
+        self.on_taken: Callable[[], Awaitable[None]] | None = None
+
+    @property
+    def epoch(self) -> int:
+        """Of the lease that is held; 0 before the first write."""
+        return 0 if self._held is None else self._held.epoch
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[WritingLease]:
+        """Takes the lease if need be; whatever is decided in this block asks for it again.
+
+        Raises:
+            LeaseHeldError: Another process writes to the run; nothing was written.
+            LeaseLostError: Another process has taken it over since.
+        """
+        held = await self._hold()
+        with held.at_work(), guarded(self):
+            yield self
+
+    async def require(self) -> None:
+        """Asks the store whether the lease is held still; a listing.
+
+        Raises:
+            LeaseLostError: It is not.
+        """
+        assert self._held is not None
+        await self._held.require(self._backend)
+
+    async def ended_before(self) -> int | None:
+        """The epoch before which every holder has ended; None if another process writes.
+
+        Takes nothing and writes nothing.
+        """
+        holder = await find_holder(self._backend, patience=self._patience)
+        if holder is None:
+            return 1
+        if not holder.alive:
+            return holder.epoch + 1
+        mine = process_leases.find(holder.lease.by.attempt) is not None
+        return holder.epoch if mine else None
+
+    async def written_elsewhere(self) -> bool:
+        """Whether another process writes to the run; takes nothing and writes nothing."""
+        return self._held is None and await self.ended_before() is None
+
+    def close(self) -> None:
+        """Lets the lease go, so that the next writer proceeds at once."""
+        held, self._held = self._held, None
+        self._let_go()
+        if held is not None:
+            held.join()
+
+    async def _hold(self) -> HeldLease:
+        async with self._lock:
+            held = self._held
+            if held is not None and held.pid == os.getpid():
+                held.refuse_if_lost(self._backend)
+                return held
+            held = await acquire(self._backend, takeover=self._takeover, patience=self._patience)
+            self._held = held
+            # A run that is dropped without `close` must not keep others waiting.
+            finalizer = weakref.finalize(self, held.leave)
+            finalizer.atexit = False  # `ProcessLeases` does that, once what runs has ended
+            self._let_go = finalizer
+            if self.on_taken is not None and held.epoch > 1:
+                await self.on_taken()
+            return held
