@@ -111,11 +111,6 @@ class KnownSteps:
         elif change is not None:
             self._steps[step] = change
 
-    def drop_step(self, step: int) -> None:
-        """Forgets a step, however it came to be known."""
-        with self._lock:
-            self._steps.pop(step, None)
-
     async def confirm(self, entry: CheckpointMetadata, *, writing: bool = True) -> bool:
         """Whether a listed step is committed; if only a stale hint said so, both go."""
         if await self._run.is_committed(entry):

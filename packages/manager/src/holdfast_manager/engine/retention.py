@@ -102,7 +102,6 @@ class Retention:
         """Un-commits one step that nothing holds; its data is deleted behind that."""
         try:
             async with self._lease.writing(), self._holds.removing([entry.name]) as held:
-                self._known.drop_step(entry.step)  # again, if the lease was taken just now
                 await self.require_unpinned(entry.step)
                 if entry.step in held:
                     raise StepBeingReadError(entry.step, held[entry.step], self._run.label)
@@ -152,7 +151,6 @@ class Retention:
         ended = await self._lease.ended_before()
         if ended is None:
             return SweepReport(spared=((self._run.label, "another process writes to the run"),))
-        await settle_leaving(self._run.backend, ended)
         return await self._sweep_dead(older_than)
 
     async def _sweep_dead(self, older_than: float) -> SweepReport:

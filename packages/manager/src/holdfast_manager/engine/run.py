@@ -73,7 +73,6 @@ class Run:
         self.known = KnownSteps(self.directory)
         self.holds = Holds(self.directory)
         self.lease = WritingLease(backend, takeover=settings.takeover)
-        self.lease.on_taken = self.known.refresh
         self.quarantine = Quarantine(self.directory, self.known, self.lease.written_elsewhere)
         self.loading = Loading(self.known, self.directory, self.quarantine)
         self.reaper = Reaper(settings.deletion)

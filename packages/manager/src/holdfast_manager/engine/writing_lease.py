@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from holdfast_storage import StorageBackend
@@ -32,8 +32,6 @@ class WritingLease:
         self._held: HeldLease | None = None
         self._let_go: Callable[[], object] = lambda: None
         self._lock = asyncio.Lock()
-        # Called once the lease is new and others had it before: what is known may be old.
-        self.on_taken: Callable[[], Awaitable[None]] | None = None
 
     @property
     def epoch(self) -> int:
@@ -97,6 +95,4 @@ class WritingLease:
             finalizer = weakref.finalize(self, held.leave)
             finalizer.atexit = False  # `ProcessLeases` does that, once what runs has ended
             self._let_go = finalizer
-            if self.on_taken is not None and held.epoch > 1:
-                await self.on_taken()
             return held

@@ -447,3 +447,15 @@ async def restore_leaving(backend: StorageBackend, leaving: str, final: str) -> 
         except (errors.ObjectNotFoundError, errors.ObjectExistsError):
             return
         await backend.put(keys.join(aside, layout.DISPLACED_FILE), b"", parents=False)
+
+
+async def finish_leaving(backend: StorageBackend, leaving: str, found: layout.HiddenName) -> None:
+    """Decides a removal in the place of the remover, which began it by right."""
+    record = (await read_record(backend, leaving)).record
+    kind = "orbax" if record is None else "retired"
+    final = keys.join(keys.parent(leaving), found.leaf)
+    aside = layout.hidden(final, kind, found.attempt, unique=True)
+    try:
+        await backend.rename_prefix(leaving, aside)
+    except errors.ObjectNotFoundError:
+        return  # decided, or put back by the remover

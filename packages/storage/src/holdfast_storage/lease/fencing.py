@@ -25,7 +25,7 @@ from holdfast_metadata import (
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
 from holdfast_storage.commit import CommitStrategy, RenameCommit, layout, read_record
-from holdfast_storage.commit.rename import restore_leaving
+from holdfast_storage.commit.rename import finish_leaving, restore_leaving
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 64
@@ -41,7 +41,7 @@ async def fence_older(backend: StorageBackend, epoch: int) -> None:
 
 
 async def settle_leaving(backend: StorageBackend, epoch: int) -> None:
-    """Puts back the steps whose removal an earlier holder began and never decided."""
+    """Puts back what an earlier holder moved out after it had been succeeded."""
     listing = await backend.children("")
     for prefix in listing.prefixes:
         found = layout.parse_hidden(keys.leaf(prefix))
@@ -67,7 +67,7 @@ class _Fencing:
         async with self._limit:
             if hidden is not None and hidden.kind == "leaving":
                 if hidden.epoch < self._epoch:
-                    await restore_leaving(self._backend, prefix, hidden.leaf)
+                    await finish_leaving(self._backend, prefix, hidden)
             elif hidden is not None and hidden.kind == "attempt":
                 await self._fence_if_older(prefix, hidden.leaf, hidden.attempt)
             elif not name.startswith((".", "_")):
