@@ -174,7 +174,7 @@ def test_a_failed_item_leaves_nothing_of_the_others(tmp_path, monkeypatch):
     async def fail(self, area):
         raise OSError("this disk has ended")
 
-    monkeypatch.setattr(json._StagedJson, "write", fail)
+    monkeypatch.setattr(json.StagedJson, "write", fail)
     with pytest.raises(OSError, match="this disk has ended"):
         hf.Checkpointer(hf.CompositeCheckpointHandler()).save(
             tmp_path / "x", args=a.Composite(s=a.StandardSave({"w": np.ones(9)}), j=a.JsonSave(1))

@@ -1,5 +1,6 @@
 """training.Checkpointer over the memory backend: steps, policies, retention, errors."""
 
+import math
 import threading
 import uuid
 
@@ -153,10 +154,18 @@ def test_metrics_and_custom_metadata_come_back(run):
 def test_bad_metrics_are_refused_before_anything_is_written(run):
     with training.Checkpointer(run) as checkpointer:
         with pytest.raises(ValueError, match="loss"):
-            checkpointer.save(1, state(1), metrics={"loss": float("nan")})
+            checkpointer.save(1, state(1), metrics={"loss": object()})
         with pytest.raises(ValueError, match="custom_metadata"):
             checkpointer.save(1, state(1), custom_metadata=[1])
         assert steps(checkpointer) == []
+
+
+def test_a_loss_that_is_no_number_costs_no_step(run):
+    with training.Checkpointer(run) as checkpointer:
+        assert checkpointer.save(1, state(1), metrics={"loss": math.nan, "norm": [math.inf]})
+    found = training.Checkpointer(run).latest.metrics
+    assert math.isnan(found["loss"])
+    assert found["norm"] == [math.inf]
 
 
 def test_an_unsupported_leaf_is_refused_and_the_next_save_works(run):

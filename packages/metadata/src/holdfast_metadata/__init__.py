@@ -11,7 +11,13 @@ from holdfast_metadata.errors import (
     NewerFormatError,
     NotJsonError,
 )
-from holdfast_metadata.json_codec import canonical_json, ordered_json, parse_json, require_json
+from holdfast_metadata.json_codec import (
+    canonical_json,
+    constants_json,
+    ordered_json,
+    parse_json,
+    require_json,
+)
 from holdfast_metadata.keys import Key
 from holdfast_metadata.lease import (
     LEASE_DIR,
@@ -83,6 +89,7 @@ __all__ = [
     "Trashed",
     "TreeDocument",
     "canonical_json",
+    "constants_json",
     "decode_scalar",
     "digest_bytes",
     "dtype_from_name",

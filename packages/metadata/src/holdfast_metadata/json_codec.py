@@ -15,6 +15,9 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _canonical = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True, check_circular=False
 )
+_with_constants = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=True, check_circular=False
+)
 _ordered = json.JSONEncoder(
     separators=(",", ":"), allow_nan=False, ensure_ascii=True, check_circular=False
 )
@@ -40,6 +43,15 @@ def ordered_json(value: Any) -> bytes:
         MetadataError: `value` is not JSON, or nested too deeply.
     """
     return _encode(_ordered, value)
+
+
+def constants_json(value: Any) -> bytes:
+    """As `canonical_json`, but NaN and infinite numbers are taken, as Python and Orbax write them.
+
+    Raises:
+        MetadataError: `value` is not JSON otherwise, or nested too deeply.
+    """
+    return _encode(_with_constants, value)
 
 
 def _encode(encoder: json.JSONEncoder, value: Any) -> bytes:
@@ -94,11 +106,16 @@ def parse_json(data: bytes, *, source: str = "", lenient: bool = False) -> Any:
         raise MetadataError(f"{where} is not valid JSON: {error}") from error
 
 
-def require_json(value: Any, *, what: str) -> None:
+def require_json(value: Any, *, what: str, finite: bool = True) -> None:
     """Refuses a caller's value that JSON does not hold. Whatever passes can be written.
 
     Tuples pass and come back as lists; subclasses of the plain types (`np.float64`) pass and
     come back plain; `value` itself may be any mapping. Everything else comes back equal.
+
+    Args:
+        value: The caller's.
+        what: What to call it in messages.
+        finite: Whether numbers must be; without, `constants_json` writes it.
 
     Raises:
         NotJsonError: Names the place inside `what`, what was found and what is accepted.
@@ -113,28 +130,28 @@ JSON objects have text keys
     if isinstance(value, Mapping):
         value = dict(value)
     try:
-        problem = _problem(value)
+        problem = _problem(value, finite)
     except RecursionError:
         raise NotJsonError(f"{what} contains itself or is nested too deeply") from None
     if problem is not None:
         place, message = problem
         raise NotJsonError(f"{what}{place} {message}")
     try:
-        canonical_json(value)
+        (canonical_json if finite else constants_json)(value)
     except MetadataError as error:
         raise NotJsonError(f"{what} {error}") from error
 
 
-def _problem(value: Any) -> tuple[str, str] | None:
+def _problem(value: Any, finite: bool) -> tuple[str, str] | None:
     """What JSON does not hold: its place and the rest of the message; None if all is well."""
     if isinstance(value, dict):
-        return _problem_in_dict(value)
+        return _problem_in_dict(value, finite)
     if isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            if found := _problem(item):
+            if found := _problem(item, finite):
                 return f"[{index}]{found[0]}", found[1]
     elif isinstance(value, float):
-        if not math.isfinite(value):
+        if finite and not math.isfinite(value):
             return "", f"is {value!r}; JSON numbers are finite"
     elif isinstance(value, str):
         return _problem_in_text(value)
@@ -146,14 +163,14 @@ def _problem(value: Any) -> tuple[str, str] | None:
     return None
 
 
-def _problem_in_dict(value: dict[Any, Any]) -> tuple[str, str] | None:
+def _problem_in_dict(value: dict[Any, Any], finite: bool) -> tuple[str, str] | None:
     for key, item in value.items():
         if not isinstance(key, str):
             kind = type(key).__name__
             return "", f"has the key {key!r} ({kind}); JSON objects have text keys"
         if found := _problem_in_text(key):
             return f" has the key {key!r}, which", found[1]
-        if found := _problem(item):
+        if found := _problem(item, finite):
             return f"[{key!r}]{found[0]}", found[1]
     return None
 

@@ -46,7 +46,7 @@ class JsonCheckpointHandler(CheckpointHandler):
             NotJsonError: It holds something JSON cannot express; the message says where.
         """
         require_json(args.item, what="the JSON item")
-        return _StagedJson(self._filename, canonical_json(args.item))
+        return StagedJson(self._filename, canonical_json(args.item))
 
     async def fetch(self, area: ReadArea, request: JsonRestore, context: Context) -> Any:
         """Reads the value back. Orbax writes NaN and infinite numbers, too; they are taken.
@@ -63,7 +63,14 @@ class JsonCheckpointHandler(CheckpointHandler):
         return None
 
 
-class _StagedJson(StagedItem):
+class StagedJson(StagedItem):
+    """A document that is ready to be written.
+
+    Args:
+        filename: Its name inside the item.
+        data: Its bytes.
+    """
+
     @property
     def complete(self) -> bool:
         """See `StagedItem.complete`."""
@@ -74,6 +81,7 @@ class _StagedJson(StagedItem):
         self._data = data
 
     async def write(self, area: WriteArea) -> ItemRecord:
+        """Writes the one file."""
         await area.put(self._filename, self._data)
         return ItemRecord()
 

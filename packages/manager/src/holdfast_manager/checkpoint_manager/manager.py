@@ -250,7 +250,7 @@ class CheckpointManager(Housekeeping):
         try:
             response = saver.save(
                 number,
-                lambda: for_a_step(stage, stored, self._context),
+                lambda: for_a_step(stage, stored),
                 metrics=metrics,
                 force=force,
                 overwrite=False,

@@ -511,7 +511,7 @@ class Checkpointer(Loads, Housekeeping):
         overwrite: bool,
     ) -> SaveResponse:
         def whole() -> Contents:
-            return for_a_step(stage, metrics, self._context)
+            return for_a_step(stage, metrics)
 
         return self._run.saver.save(
             check_step(step), whole, metrics=metrics, force=force, overwrite=overwrite
