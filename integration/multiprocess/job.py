@@ -1,7 +1,7 @@
 """Starts the processes of one JAX job, and a process of such a job.
 
-A job runs a function of `integration.multiprocess.parts` in every process; what it returns,
-or the error it raises, comes back as JSON.
+A job runs a function of `integration.multiprocess` in every process; what it returns, or the
+error it raises, comes back as JSON.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def start(
 
     Args:
         count: How many.
-        part: The function that each runs.
+        part: The function that each runs: of `parts`, or of another module, as `module.function`.
         *arguments: Its arguments.
         devices: CPU devices of each process.
         before: For each process words to put before its command.
@@ -101,7 +101,10 @@ def main() -> None:
         jax.distributed.initialize(
             f"127.0.0.1:{port}", int(count), int(index), initialization_timeout=60
         )
-    function = getattr(importlib.import_module("integration.multiprocess.parts"), part)
+    module, _, name = part.rpartition(".")
+    function = getattr(
+        importlib.import_module(f"integration.multiprocess.{module or 'parts'}"), name
+    )
     try:
         result = function(*json.loads(arguments))
     except Exception as error:

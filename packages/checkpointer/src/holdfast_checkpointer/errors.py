@@ -95,6 +95,10 @@ class SpoolFullError(HoldfastError, OSError):
     """A handler's files are more than the spool may hold; nothing was committed or restored."""
 
 
+class ProcessCountError(HoldfastError, ValueError):
+    """Other processes saved an object's state than load it; the object was not changed."""
+
+
 class AlreadyExistsError(HoldfastError, ValueError):
     """Something is registered under that name or for those arguments already."""
 

@@ -229,7 +229,8 @@ class ArrayLoadOptions:
         """
         if self.use_load_and_broadcast and processes > 1:
             raise UnsupportedOptionError(
-                f"use_load_and_broadcast=True has no meaning here: {_READ_ONCE}. Accepted: False"
+                f"use_load_and_broadcast=True is not offered in a job of {processes} processes: "
+                f"{_READ_ONCE}, and none sends arrays to another. Accepted: False"
             )
 
 

@@ -76,24 +76,10 @@ def refuse_several_processes(context: Context) -> None:
 def staged(
     contents: Callable[[], Contents], backend: StorageBackend, final: str, context: Context
 ) -> Contents:
-    """Stages a checkpoint; in a job of several processes a failure is told to the others.
-
-    Raises:
-        NotImplementedError: An item has a user's handler, which several processes cannot run.
-    """
+    """Stages a checkpoint; in a job of several processes a failure is told to the others."""
     job = Membership.of(context.multiprocessing)
-
-    def stage() -> Contents:
-        made = contents()
-        if not job.alone and any(item.staged.calls for item in made.items.values()):
-            raise NotImplementedError(
-                "users' handlers run in one JAX process in this version; this job has "
-                f"{len(job.processes)}. Nothing was written"
-            )
-        return made
-
     deadline_s = context.multiprocessing.deadline_secs
-    return staged_together(job, deadline_s, place_of(backend, final), stage)
+    return staged_together(job, deadline_s, place_of(backend, final), contents)
 
 
 def start_save(contents: Contents, write: Coroutine[Any, Any, T], **about: Any) -> AsyncResponse[T]:

@@ -217,7 +217,8 @@ class _Leader(Fellows):
 
     def _take(self, records: Mapping[str, list[ItemRecord]], said: Mapping[str, Any]) -> None:
         for path, size, digest in said["entries"]:
-            self.entries[path] = ManifestEntry(path, size, digest)
+            entry = ManifestEntry(path, size, digest)
+            _require_same(entry, self.entries.setdefault(path, entry))
         for name, data in said["items"].items():
             records[name].append(self.save.items[name].staged.decode(bytes.fromhex(data)))
 
@@ -226,8 +227,12 @@ class _Leader(Fellows):
 
         Raises:
             StorageNotSharedError: The primary does not see what another process wrote.
+            DisagreementError: Two wrote the same file with different contents.
         """
         found = {entry.path: entry for entry in entries}
+        for path in found.keys() & self.entries.keys():
+            if found[path].digest is not None:  # else it was only seen there
+                _require_same(found[path], self.entries[path])
         sizes = {path: entry.size for path, entry in found.items()}
         if self.entries.keys() - sizes.keys():
             sizes = dict(await self.area.files())
@@ -248,6 +253,16 @@ class _Leader(Fellows):
                 self.save.final,
                 busy,
             )
+
+
+def _require_same(one: ManifestEntry, other: ManifestEntry) -> None:
+    """Refuses a file that two processes wrote, unless they wrote the same."""
+    if one != other:
+        raise DisagreementError(
+            f"several processes wrote {one.path!r}, and not the same into it; nothing was saved. "
+            "What each process has for itself belongs in a file of its own, called by "
+            "jax.process_index(), such as process_0.json"
+        )
 
 
 def _require_shared(ballots: Mapping[int, bytes]) -> bytes:

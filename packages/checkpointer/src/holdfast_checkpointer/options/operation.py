@@ -57,7 +57,7 @@ class AsyncOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class MultiprocessingOptions:
-    """Which JAX processes take part. This version saves from one process.
+    """Which JAX processes of a job save and load together.
 
     Attributes:
         primary_host: The process that commits; None lets each process commit its own. In a

@@ -1,7 +1,8 @@
 """The folder in which a user's handler writes or reads: a real one, on every store.
 
-Where the store has folders, it is the attempt's own. Elsewhere it is a spool: a folder of this
-process's that is uploaded after the save, or filled before the restore, and then removed.
+Where the store has folders, it is the attempt's own. Elsewhere, and for a save by several
+processes, it is a spool: a folder of this process's that is uploaded after the save, or filled
+before the restore, and then removed.
 """
 
 from __future__ import annotations
@@ -59,8 +60,17 @@ class ItemFolder:
         path: Of this host.
     """
 
-    def __init__(self, area: WriteArea, path: str, spool: ScratchFolder | None, limit: int) -> None:
+    def __init__(
+        self,
+        area: WriteArea,
+        path: str,
+        spool: ScratchFolder | None,
+        limit: int,
+        *,
+        private: bool = False,
+    ) -> None:
         self.path = path
+        self._private = private
         self._area = area
         self._spool = spool
         self._limit = limit
@@ -68,16 +78,19 @@ class ItemFolder:
         self._ours = set(os.listdir(path))
 
     @classmethod
-    async def open(cls, area: WriteArea, options: FileOptions, worker: Worker) -> ItemFolder:
-        """Makes the folder."""
+    async def open(
+        cls, area: WriteArea, options: FileOptions, worker: Worker, *, private: bool = False
+    ) -> ItemFolder:
+        """Makes the folder; a private one is a spool on every store."""
 
         def make() -> ItemFolder:
-            path = area.local_path()
+            path = None if private else area.local_path()
             if path is not None:
                 return cls(area, path, None, options.spool_bytes)
             spool = _new_spool(options)
             try:
-                return cls(area, _inside(spool, area.label), spool, options.spool_bytes)
+                folder = _inside(spool, area.label)
+                return cls(area, folder, spool, options.spool_bytes, private=private)
             except BaseException:
                 spool.remove()
                 raise
@@ -114,7 +127,7 @@ class ItemFolder:
         """
         found = await self.check(worker, finalized=True)
         if self._spool is not None:
-            await _upload(self._area, self.path, found, worker)
+            await _upload(self._area, self.path, found, worker, alone=not self._private)
             _log.info(
                 "%s: %d files, %d bytes were uploaded from the spool %s",
                 *(self._area.label, len(found.files), found.size, self.path),
@@ -242,12 +255,16 @@ def _inside(spool: ScratchFolder, label: str) -> str:
     return path
 
 
-async def _upload(area: WriteArea, folder: str, found: Contents, worker: Worker) -> None:
+async def _upload(
+    area: WriteArea, folder: str, found: Contents, worker: Worker, *, alone: bool
+) -> None:
     async def one(name: str) -> None:
         await area.put(name, await worker.run(lambda: _read(os.path.join(folder, name))))
 
     await _bounded(found.files, one)
     for name in found.empty:
+        if not name and not alone:  # others may have files there
+            continue
         await (area.child(name) if name else area).put(EMPTY_FOLDER, b"")
 
 

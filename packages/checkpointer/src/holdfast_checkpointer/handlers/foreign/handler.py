@@ -35,6 +35,8 @@ from holdfast_checkpointer.handlers.foreign.recognition import (
     is_foreign,
     typestr_of,
 )
+from holdfast_checkpointer.handlers.per_process import note_processes
+from holdfast_checkpointer.multihost.membership import Membership
 from holdfast_checkpointer.options import Context, FileOptions, current
 from holdfast_storage import ReadArea, WriteArea
 
@@ -105,7 +107,8 @@ class ForeignHandler(CheckpointHandler):
 
     def stage(self, args: Any, context: Context) -> StagedItem:
         """Nothing is read yet: the handler does so when there is a folder."""
-        return _StagedCall(self._saving(_call_of(args)), self.handler, context.file)
+        job = Membership.of(context.multiprocessing)
+        return _StagedCall(self._saving(_call_of(args)), self.handler, context.file, job)
 
     def _saving(self, call: CallArguments) -> Callable[[Any], Any]:
         """The method that saves, with its arguments; what it returns is to be waited for."""
@@ -163,25 +166,35 @@ class ForeignHandler(CheckpointHandler):
 
 
 class _StagedCall(StagedItem):
-    """A save that a user's handler will do."""
+    """A save that a user's handler will do; in a job of several, in each process."""
 
     @property
     def calls(self) -> int:
         """See `StagedItem.calls`."""
         return 1
 
-    def __init__(self, save: Callable[[Any], Any], handler: Any, options: FileOptions) -> None:
+    def __init__(
+        self, save: Callable[[Any], Any], handler: Any, options: FileOptions, job: Membership
+    ) -> None:
         self._save = save
         self._handler = handler
         self._options = options
+        self._job = job
         self._worker: Worker | None = None
         self._folder: ItemFolder | None = None
         self._futures: list[Any] = []
 
+    @property
+    def shared(self) -> bool:
+        """See `StagedItem.shared`."""
+        return not self._job.alone
+
     async def write(self, area: WriteArea) -> ItemRecord:
         """Lets the handler save, in the caller's thread, and waits for its futures."""
         self._worker = worker = Worker()
-        self._folder = folder = await ItemFolder.open(area, self._options, worker)
+        self._folder = folder = await ItemFolder.open(
+            area, self._options, worker, private=self.shared
+        )
 
         def save() -> None:
             self._futures = futures_in(self._save(as_path(folder.path)))
@@ -190,10 +203,18 @@ class _StagedCall(StagedItem):
         await worker.run(functools.partial(wait_for, self._futures))
         self._futures = []
         await folder.check(worker, finalized=False)
+        if self.shared:
+            await self._hand_over()
         return ItemRecord()
 
     async def finish(self, area: WriteArea, records: Sequence[ItemRecord]) -> None:
         """Lets the handler finalize, then makes its files part of the attempt."""
+        if self.shared:
+            await note_processes(area, self._job)
+        else:
+            await self._hand_over()
+
+    async def _hand_over(self) -> None:
         assert self._worker is not None
         assert self._folder is not None
         finalize = getattr(self._handler, "finalize", None)

@@ -20,7 +20,9 @@ from holdfast_checkpointer.handlers.foreign.calls import (
     where_called,
 )
 from holdfast_checkpointer.handlers.foreign.folders import ItemFolder, readable_folder
-from holdfast_checkpointer.handlers.v1.builtin import EngineHandler
+from holdfast_checkpointer.handlers.per_process import fitting, note_processes
+from holdfast_checkpointer.handlers.v1.builtin import EngineHandler, StatefulHandler
+from holdfast_checkpointer.multihost.membership import Membership
 from holdfast_checkpointer.options import Context, FileOptions
 from holdfast_storage import ReadArea, WriteArea
 from holdfast_storage.commit import carry_through
@@ -73,14 +75,19 @@ class FolderDriver(Driver):
 
     def stage(self, checkpointable: Any, context: Context) -> Item:
         """See `Driver.stage`."""
-        staged = _StagedObject(self.handler, checkpointable, context.file)
+        job = Membership.of(context.multiprocessing)
+        staged = _StagedObject(self.handler, checkpointable, context.file, job)
         return Item(staged, recorded_as(type(self.handler)))
 
     async def fetch(self, area: ReadArea, request: Any, context: Context) -> Any:
         """See `Driver.fetch`."""
+        job = Membership.of(context.multiprocessing)
+        stateful = isinstance(self.handler, StatefulHandler)
 
         async def load(folder: str) -> Any:
-            return await (await self.handler.load(as_path(folder), request))
+            target = fitting(request, folder, job) if stateful else request
+            loaded = await (await self.handler.load(as_path(folder), target))
+            return request if stateful else loaded
 
         return await in_folder(area, context.file, load)
 
@@ -203,22 +210,32 @@ async def _ended(task: asyncio.Future[Any]) -> None:
 
 
 class _StagedObject(StagedItem):
-    """An item that a user's handler will save."""
+    """An item that a user's handler will save; in a job of several, in each process."""
 
     calls = 1
 
-    def __init__(self, handler: Any, checkpointable: Any, options: FileOptions) -> None:
+    def __init__(
+        self, handler: Any, checkpointable: Any, options: FileOptions, job: Membership
+    ) -> None:
         self._handler = handler
         self._checkpointable = checkpointable
         self._options = options
+        self._job = job
         self._writes: Any = None
         self._worker: Worker | None = None
         self._folder: ItemFolder | None = None
 
+    @property
+    def shared(self) -> bool:
+        """See `StagedItem.shared`."""
+        return not self._job.alone
+
     async def write(self, area: WriteArea) -> ItemRecord:
         """Lets the handler save in the caller's thread, and write in the background."""
         self._worker = worker = Worker()
-        self._folder = folder = await ItemFolder.open(area, self._options, worker)
+        self._folder = folder = await ItemFolder.open(
+            area, self._options, worker, private=self.shared
+        )
         directory = CreatedPath(as_path(folder.path))
 
         async def save() -> None:
@@ -228,6 +245,8 @@ class _StagedObject(StagedItem):
         self._checkpointable = None
         await Stoppable(self._finished).run(worker)
         await folder.check(worker, finalized=True)
+        if self.shared:
+            await folder.hand_over(worker)
         return ItemRecord()
 
     async def _finished(self) -> None:
@@ -241,6 +260,9 @@ class _StagedObject(StagedItem):
 
     async def finish(self, area: WriteArea, records: Sequence[ItemRecord]) -> None:
         """Makes what was written part of the attempt."""
+        if self.shared:
+            await note_processes(area, self._job)
+            return
         assert self._worker is not None
         assert self._folder is not None
         await self._folder.hand_over(self._worker)

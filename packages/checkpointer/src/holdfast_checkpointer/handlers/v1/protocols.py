@@ -38,8 +38,15 @@ class PathAwaitingCreation(Protocol):
 class StatefulCheckpointable(Protocol):
     """An object that saves and loads itself, such as a data iterator.
 
-    Each process saves its own. The body of `save` runs before `save_async` returns, the
-    awaitable it gives in the background; what it writes is part of the checkpoint's one commit.
+    Each process of a job saves its own, in files that are called by `jax.process_index()`; two
+    processes may write one file only if both write the same into it. A job of other processes
+    refuses to load it (`ProcessCountError`) unless it also has
+
+        async def load_from_processes(self, directory, processes) -> Awaitable[None]
+
+    with the tuple of the processes that saved. The body of `save` runs before `save_async`
+    returns, the awaitable it gives in the background; what it writes is part of the checkpoint's
+    one commit.
     """
 
     async def save(self, directory: PathAwaitingCreation) -> Awaitable[None]:
