@@ -80,7 +80,36 @@ class Share:
             ValueError: A shard is only on processes that take no part.
         """
         shape = tuple(value.shape)
-        holders = self._holders(value, shape)
+        placed: Mapping[Any, Any] | None = None
+        if isinstance(value, jax.Array) and not value.is_fully_addressable:
+            placed = value.sharding.devices_indices_map(shape)
+        return self.divided(shape, placed, position, write_shape, itemsize, chunk_bytes, axes)
+
+    def divided(
+        self,
+        shape: plan.Shape,
+        placed: Mapping[Any, Any] | None,
+        position: int,
+        write_shape: plan.Shape | None,
+        itemsize: int,
+        chunk_bytes: int | None,
+        axes: Sequence[int],
+    ) -> ArrayPart:
+        """`part` of an array that need not exist.
+
+        Args:
+            shape: Its shape.
+            placed: What each device has of it; None if each process has everything.
+            position: See `part`.
+            write_shape: See `part`.
+            itemsize: See `part`.
+            chunk_bytes: See `part`.
+            axes: See `part`.
+
+        Raises:
+            ValueError: A shard is only on processes that take no part.
+        """
+        holders = None if placed is None else self._holders(placed, shape)
         everywhere = holders is None
         regions = [(plan.whole(shape), self.processes)] if holders is None else holders
         write_shape = write_shape or _common_shape(shape, [region for region, _ in regions])
@@ -97,13 +126,10 @@ class Share:
         return ArrayPart(write_shape, chunk, frozenset(owned), describes, everywhere)
 
     def _holders(
-        self, value: Any, shape: plan.Shape
-    ) -> list[tuple[plan.Region, tuple[int, ...]]] | None:
-        """Each distinct shard and the processes that have it; None if each has everything."""
-        if not isinstance(value, jax.Array) or value.is_fully_addressable:
-            return None
+        self, placed: Mapping[Any, Any], shape: plan.Shape
+    ) -> list[tuple[plan.Region, tuple[int, ...]]]:
+        """Each distinct shard and the processes that have it."""
         found: dict[tuple[tuple[int, int], ...], set[int]] = {}
-        placed: Mapping[Any, Any] = value.sharding.devices_indices_map(shape)
         for device, index in placed.items():
             region = plan.normalized(index, shape)
             key = tuple((part.start, part.stop) for part in region)

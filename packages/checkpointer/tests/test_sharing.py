@@ -1,0 +1,143 @@
+"""Each chunk of an array has one process that writes it, and that process has it."""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast_checkpointer.arrays import plan
+from holdfast_checkpointer.arrays.sharing import Share
+
+
+@dataclass(frozen=True)
+class Device:
+    number: int
+    process_index: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """A mesh whose devices are dealt to processes, and an array over it."""
+
+    processes: int
+    mesh: tuple[int, ...]
+    order: tuple[int, ...]
+    shape: tuple[int, ...]
+    spec: tuple[tuple[int, ...], ...]
+
+    def placed(self):
+        """What each device has; the last shards of an axis may be short or empty."""
+        found = {}
+        for number, place in enumerate(itertools.product(*map(range, self.mesh))):
+            index = []
+            for size, axes in zip(self.shape, self.spec, strict=True):
+                parts = math.prod(self.mesh[axis] for axis in axes)
+                at = 0
+                for axis in axes:
+                    at = at * self.mesh[axis] + place[axis]
+                step = -(-size // parts)
+                index.append(slice(min(at * step, size), min((at + 1) * step, size)))
+            device = self.order[number]
+            found[Device(device, device % self.processes)] = tuple(index)
+        return found
+
+
+@st.composite
+def jobs(draw):
+    mesh = tuple(draw(st.lists(st.sampled_from([1, 2, 3, 4]), min_size=1, max_size=3)))
+    count = math.prod(mesh)
+    processes = draw(st.integers(1, min(count, 6)))
+    order = tuple(draw(st.permutations(range(count))))
+    rank = draw(st.integers(0, 3))
+    shape = tuple(draw(st.integers(0, 13)) for _ in range(rank))
+    spec = [[] for _ in range(rank)]
+    for axis in range(len(mesh)):  # along some axis of the array, or replicated
+        where = draw(st.integers(0, rank))
+        if where < rank:
+            spec[where].append(axis)
+    return Job(processes, mesh, order, shape, tuple(map(tuple, spec)))
+
+
+def parts(processes, shape, placed, limit, axes, position, itemsize):
+    for me in processes:
+        share = Share(me, tuple(processes), limit)
+        yield me, share.divided(shape, placed, position, None, itemsize, None, axes)
+
+
+def require_each_chunk_once(shape, found):
+    chunk = found[0][1].chunk_shape
+    assert all(part.chunk_shape == chunk for _, part in found)
+    counted = [index for _, part in found for index in part.owned]
+    grid = plan.grid(shape, chunk)
+    assert sorted(counted) == sorted(itertools.product(*map(range, grid)))
+    if 0 in shape:
+        assert sum(part.describes for _, part in found) == 1
+    else:
+        assert not any(part.describes for _, part in found)
+
+
+@given(
+    job=jobs(),
+    limit=st.integers(1, 200),
+    itemsize=st.sampled_from([1, 2, 4, 8]),
+    position=st.integers(0, 9),
+    axes=st.lists(st.integers(0, 2), unique=True, max_size=2),
+)
+def test_the_parts_of_all_processes_are_the_array_and_each_has_what_it_writes(
+    job, limit, itemsize, position, axes
+):
+    placed = job.placed()
+    axes = [axis for axis in axes if axis < len(job.shape)]
+    found = list(parts(range(job.processes), job.shape, placed, limit, axes, position, itemsize))
+    require_each_chunk_once(job.shape, found)
+    for me, part in found:
+        held = [index for device, index in placed.items() if device.process_index == me]
+        assert not part.everywhere
+        for number in part.owned:
+            bounds = [
+                (i * step, min((i + 1) * step, size))
+                for i, step, size in zip(number, part.chunk_shape, job.shape, strict=True)
+            ]
+            assert any(
+                all(
+                    region.start <= start and stop <= region.stop
+                    for (start, stop), region in zip(bounds, regions, strict=True)
+                )
+                for regions in held
+            ), (number, part, held)
+
+
+@given(
+    shape=st.lists(st.integers(0, 20), max_size=3).map(tuple),
+    processes=st.sets(st.integers(0, 9), min_size=1, max_size=5).map(sorted),
+    limit=st.integers(1, 100),
+    position=st.integers(0, 9),
+)
+def test_what_each_process_has_whole_is_written_once_by_those_that_take_part(
+    shape, processes, limit, position
+):
+    found = list(parts(processes, shape, None, limit, [], position, 4))
+    require_each_chunk_once(shape, found)
+    assert all(part.everywhere for _, part in found)
+    written = [len(part.owned) for _, part in found]
+    assert max(written) - min(written) <= 1  # divided fairly
+
+
+def test_a_replicated_array_is_divided_among_its_replicas_and_arrays_of_one_chunk_take_turns():
+    placed = {Device(n, n): (slice(0, 8), slice(0, 4)) for n in range(4)}
+    found = dict(parts(range(4), (8, 4), placed, 32, [], 0, 4))
+    assert [len(found[me].owned) for me in range(4)] == [1] * 4
+    turns = [
+        [me for me, part in parts(range(4), (8, 4), placed, 1 << 20, [], n, 4) if part.owned]
+        for n in range(5)
+    ]
+    assert turns == [[0], [1], [2], [3], [0]]
+
+
+def test_a_shard_of_processes_that_take_no_part_is_refused_and_named():
+    placed = {Device(n, n): (slice(2 * n, 2 * n + 2),) for n in range(4)}
+    with pytest.raises(ValueError, match=r"\[\(4, 6\)\] is only on processes \[2\]"):
+        Share(0, (0, 1, 3), 64).divided((8,), placed, 0, None, 4, None, ())
