@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from holdfast_checkpointer.concurrency import run_all
+from holdfast_checkpointer.engine.names import METRICS
 from holdfast_checkpointer.handlers.base import Item, ItemRecord
 from holdfast_checkpointer.multihost.errors import (
     CoordinationError,
@@ -106,6 +107,8 @@ class JointSave:
         found = {"overwrite": json.dumps({"": self.replace})}
         for name, item in self.items.items():
             found[f"item {name!r}"] = json.dumps({"handler": item.recorded_as})
+            if name == METRICS:  # measured by each; those of the primary are saved
+                continue
             for leaf, what in item.staged.fingerprint().items():
                 found[f"{name}{leaf}"] = what
         return found
@@ -154,14 +157,15 @@ class JointSave:
     async def write_items(self, area: WriteArea) -> dict[str, ItemRecord]:
         """Writes this process's part of each item that it has a part in."""
         primary = self.operation.is_primary
-        mine = {n: item for n, item in self.items.items() if primary or item.staged.shared}
         records: dict[str, ItemRecord] = {}
 
         async def one(name: str, item: Item) -> None:
-            records[name] = await item.staged.write(area.child(name) if name else area)
-            self.operation.advance()
+            staged = item.staged if primary else item.staged.for_follower()
+            if staged is not None:
+                records[name] = await staged.write(area.child(name) if name else area)
+                self.operation.advance()
 
-        await run_all(one(name, item) for name, item in mine.items())
+        await run_all(one(name, item) for name, item in self.items.items())
         return records
 
     async def show_storage(self, txn: Transaction) -> None:

@@ -63,6 +63,10 @@ class StagedItem(abc.ABC):
         """Whether every process of a job writes a part of it; else the primary writes it."""
         return False
 
+    def for_follower(self) -> StagedItem | None:
+        """What a process of a job that is not the primary writes of it; None for nothing."""
+        return self if self.shared else None
+
     def fingerprint(self) -> Mapping[str, str]:
         """What must be the same on every process, by leaf, as JSON objects; work for the CPU."""
         return {}

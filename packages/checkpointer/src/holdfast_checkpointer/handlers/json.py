@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holdfast_checkpointer.args import JsonRestore, JsonSave
 from holdfast_checkpointer.handlers.base import CheckpointHandler, ItemRecord, StagedItem
 from holdfast_checkpointer.handlers.constructor_options import check_processes
 from holdfast_checkpointer.options import Context, MultiprocessingOptions
-from holdfast_metadata import canonical_json, parse_json, require_json
+from holdfast_metadata import canonical_json, digest_bytes, parse_json, require_json
 from holdfast_storage import ReadArea, WriteArea
 
 # Of v0 handlers, of v1 handlers, and of metrics.
@@ -79,6 +80,10 @@ class StagedJson(StagedItem):
     def __init__(self, filename: str, data: bytes) -> None:
         self._filename = filename
         self._data = data
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """The primary writes the file, so all must have the same."""
+        return {f"/{self._filename}": json.dumps({"bytes": [digest_bytes(self._data)]})}
 
     async def write(self, area: WriteArea) -> ItemRecord:
         """Writes the one file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,37 @@ class StagedParts(StagedItem):
         return sum(part.calls for part in self.parts.values())
 
     @property
+    def shared(self) -> bool:
+        """See `StagedItem.shared`."""
+        return any(part.shared for part in self.parts.values())
+
+    def for_follower(self) -> StagedParts | None:
+        """See `StagedItem.for_follower`."""
+        found = {name: part.for_follower() for name, part in self.parts.items()}
+        mine = {name: part for name, part in found.items() if part is not None}
+        return StagedParts(mine) if mine else None
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """See `StagedItem.fingerprint`."""
+        return {
+            f"/{name}{leaf}": said
+            for name, part in self.parts.items()
+            for leaf, said in part.fingerprint().items()
+        }
+
+    def encode(self, record: ItemRecord) -> bytes:
+        """See `StagedItem.encode`."""
+        parts = {n: self.parts[n].encode(part).hex() for n, part in record.detail.items()}
+        return json.dumps(parts).encode()
+
+    def decode(self, data: bytes) -> ItemRecord:
+        """See `StagedItem.decode`."""
+        said = json.loads(data)
+        return ItemRecord(
+            None, {n: self.parts[n].decode(bytes.fromhex(part)) for n, part in said.items()}
+        )
+
+    @property
     def complete(self) -> bool:
         """See `StagedItem.complete`."""
         return all(part.complete for part in self.parts.values())
@@ -37,7 +69,9 @@ class StagedParts(StagedItem):
     async def finish(self, area: WriteArea, records: Sequence[ItemRecord]) -> None:
         """See `StagedItem.finish`."""
         await run_all(
-            part.finish(area.child(name), [record.detail[name] for record in records])
+            part.finish(
+                area.child(name), [each.detail[name] for each in records if name in each.detail]
+            )
             for name, part in self.parts.items()
         )
 

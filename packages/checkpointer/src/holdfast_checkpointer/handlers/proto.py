@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holdfast_checkpointer.args import ProtoRestore, ProtoSave
 from holdfast_checkpointer.handlers.base import CheckpointHandler, ItemRecord, StagedItem
 from holdfast_checkpointer.handlers.constructor_options import check_processes
 from holdfast_checkpointer.options import Context, MultiprocessingOptions
+from holdfast_metadata import digest_bytes
 from holdfast_storage import DamagedCheckpointError, ReadArea, WriteArea
 
 
@@ -92,6 +94,10 @@ class _StagedFile(StagedItem):
     def __init__(self, filename: str, data: bytes) -> None:
         self._filename = filename
         self._data = data
+
+    def fingerprint(self) -> Mapping[str, str]:
+        """The primary writes the file, so all must have the same."""
+        return {f"/{self._filename}": json.dumps({"bytes": [digest_bytes(self._data)]})}
 
     async def write(self, area: WriteArea) -> ItemRecord:
         await area.put(self._filename, self._data)
