@@ -105,11 +105,21 @@ class PointerCommit(CommitStrategy):
             expects_token=found.stored.info.version.token if found.stored.info else None,
         )
         mark = identity.new_mark(attempt, kind, extra=guard.said_in_marks())
-        await self._backend.put(
-            keys.join(txn.staging, ATTEMPT_FILE), mark.to_bytes(), condition=IfAbsent()
-        )
+        await self._put_mark(txn.staging, mark)
         self._undecided.add(attempt)
         return txn
+
+    async def _put_mark(self, staging: str, mark: AttemptMark) -> None:
+        """Marks a staging; if that fails it may be there all the same, and nobody's."""
+        key = keys.join(staging, ATTEMPT_FILE)
+        try:
+            await self._backend.put(key, mark.to_bytes(), condition=IfAbsent())
+        except errors.StorageError:
+            try:
+                await self._backend.delete_prefix(staging)
+            except errors.StorageError:  # else it is swept once this process has ended
+                _log.debug("%s may have been left", staging, exc_info=True)
+            raise
 
     def _staging(self, final: str, attempt: str) -> str:
         return layout.inner(final, attempt)
@@ -477,9 +487,9 @@ class PointerCommit(CommitStrategy):
         """Deletes what a record pointed at that does no more, and nothing else."""
         from holdfast_storage.commit.sweep import delete_replaced_root
 
+        await delete_replaced_root(self._backend, final)  # first: see the sweep
         if data:
             await self.pace.delete_prefix(self._backend, keys.join(final, data))
-        await delete_replaced_root(self._backend, final)
 
     async def _reap_replaced(self, final: str, stored: StoredRecord) -> None:
         """Deletes data that was replaced, sparing the youngest for `grace_s`."""

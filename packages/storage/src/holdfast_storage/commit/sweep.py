@@ -6,9 +6,10 @@ writer is provably gone, or silent for longer than a given age by the store's ow
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from holdfast_metadata import (
     ATTEMPT_FILE,
@@ -25,9 +26,10 @@ from holdfast_storage.commit import identity, layout, orbax, partial
 from holdfast_storage.commit.pace import Pace
 from holdfast_storage.commit.record import StoredRecord, read_record
 from holdfast_storage.commit.strategy import SweepReport
-from holdfast_storage.values import IfAbsent, Listing
+from holdfast_storage.values import IfAbsent, Listing, Names
 
 _log = logging.getLogger(__name__)
+_LOOKED_AT_ONCE = 64
 Fence = Callable[[str, str], Awaitable[bool]]
 
 
@@ -81,7 +83,11 @@ class Sweeper:
         self._clock = StoreClock(self._backend, parent)
         self._older_than = older_than
         listing = await self._backend.children(parent)
+        finals = [prefix for prefix in listing.prefixes if not keys.leaf(prefix).startswith(".")]
+        idle = await self._idle(finals)
         for prefix in listing.prefixes:
+            if prefix in idle:
+                continue
             try:
                 await self._sweep_prefix(prefix)
             except errors.StorageError as error:
@@ -89,6 +95,42 @@ class Sweeper:
         await self._sweep_clocks(listing)
         await self._backend.abort_uploads(parent, older_than=older_than)
         return SweepReport(tuple(self._removed), tuple(self._spared))
+
+    async def _idle(self, finals: Sequence[str]) -> set[str]:
+        """Those of which a look at many at once says that nothing dead lies in them: all but few.
+
+        The others are looked at again, one by one, before anything is done to them.
+        """
+        names = await self._backend.names_in(finals)
+        limit = asyncio.Semaphore(_LOOKED_AT_ONCE)
+
+        async def look(final: str) -> bool:
+            async with limit:
+                return final in names and await self._is_idle(final, names[final])
+
+        answers = await asyncio.gather(*map(look, finals))
+        return {final for final, idle in zip(finals, answers, strict=True) if idle}
+
+    async def _is_idle(self, final: str, names: Names) -> bool:
+        inner = {n for n in names.prefixes if n.startswith(layout.INNER_PREFIX)}
+        if not inner and (COMMIT_FILE not in names.objects or self._is_published(names)):
+            return True
+        try:
+            record = (await read_record(self._backend, final)).record
+        except errors.StorageError:
+            return False  # told of where it is swept
+        if record is None or record.orbax_until_ns is not None:
+            return False
+        if MANIFEST_FILE in names.objects and _replaces_root(record):
+            return False
+        kept = {one.attempt for one in record.trashed}
+        if record.state != "retired":
+            kept.add(str(record.attempt))
+        return {name.removeprefix(layout.INNER_PREFIX) for name in inner} <= kept
+
+    def _is_published(self, names: Names) -> bool:
+        """Whether the names alone say that a final is a checkpoint and nothing else."""
+        return False
 
     async def _sweep_clocks(self, listing: Listing) -> None:
         """Removes what a process left that died while it asked the store something."""
@@ -128,12 +170,13 @@ class Sweeper:
 
     async def _sweep_final(self, final: str) -> None:
         listing = await self._backend.children(final)
+        # Before what lies in folders: by those the next sweep sees that there is something.
+        if any(keys.leaf(info.key) == COMMIT_FILE for info in listing.objects):
+            await self._sweep_root_data(final)
         for inner in listing.prefixes:
             name = keys.leaf(inner)
             if name.startswith(layout.INNER_PREFIX):
                 await self._sweep_inner(final, inner, name.removeprefix(layout.INNER_PREFIX))
-        if any(keys.leaf(info.key) == COMMIT_FILE for info in listing.objects):
-            await self._sweep_root_data(final)
 
     async def _sweep_root_data(self, final: str) -> None:
         stored = await read_record(self._backend, final)
@@ -208,6 +251,13 @@ class Sweeper:
 
 class HiddenSweeper(Sweeper):
     """Sweeps hidden siblings as well, for stores that rename."""
+
+    def _is_published(self, names: Names) -> bool:
+        """A rename brings record and manifest, and takes both away.
+
+        Where a record decides, data that it retires lies inside the final and goes last.
+        """
+        return {COMMIT_FILE, MANIFEST_FILE} <= names.objects
 
     async def _sweep_prefix(self, prefix: str) -> None:
         found = layout.parse_hidden(keys.leaf(prefix))
@@ -308,6 +358,10 @@ class DecidedSweeper(HiddenSweeper):
         self._fence_hidden = fence_hidden
         self._settle = settle
 
+    def _is_published(self, names: Names) -> bool:
+        """Nothing is moved away here: a record retires what lies beside it."""
+        return False
+
     async def _sweep_attempt(self, prefix: str, found: layout.HiddenName) -> None:
         final = keys.join(keys.parent(prefix), found.leaf)
         outcome = await self._settle(final, found.attempt)
@@ -396,18 +450,22 @@ async def _has_replaced_root_data(
 
     So it is where a folder could not be exchanged, or came from a store that renames.
     """
-    record = stored.record
-    if record is None or record.state in ("none", "trashed"):
-        return False  # perhaps half a copy, or what may come back from the trash
-    if record.committed and not record.data:
-        return False
-    if any(not kept.data for kept in record.trashed):
+    if stored.record is None or not _replaces_root(stored.record):
         return False
     try:
         await backend.stat(keys.join(final, MANIFEST_FILE))
     except errors.ObjectNotFoundError:
         return False
     return True
+
+
+def _replaces_root(record: CommitRecord) -> bool:
+    """Whether data in the final itself is not what its record points at, now or in the trash."""
+    if record.state in ("none", "trashed"):
+        return False  # perhaps half a copy, or what may come back from the trash
+    if record.committed and not record.data:
+        return False
+    return all(kept.data for kept in record.trashed)
 
 
 async def delete_replaced_root(backend: StorageBackend, final: str) -> None:
