@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from holdfast_storage import StorageBackend
+from holdfast_metadata import HoldfastError
+from holdfast_storage import CommitUnknownError, LeaseLostError, StorageBackend, StorageError
 from holdfast_storage.commit.guard import guarded
-from holdfast_storage.lease import HeldLease, Patience, acquire, find_holder
+from holdfast_storage.lease import HeldLease, Patience, ProcessLeases, acquire, find_holder
 from holdfast_storage.lease.process import process_leases
+
+_log = logging.getLogger(__name__)
 
 
 class WritingLease:
@@ -21,14 +25,21 @@ class WritingLease:
         backend: The run.
         takeover: Take it at the first write whoever holds it.
         patience: How long to watch a holder of which nothing is known.
+        leases: Those of this process.
     """
 
     def __init__(
-        self, backend: StorageBackend, *, takeover: bool = False, patience: Patience | None = None
+        self,
+        backend: StorageBackend,
+        *,
+        takeover: bool = False,
+        patience: Patience | None = None,
+        leases: ProcessLeases = process_leases,
     ) -> None:
         self._backend = backend
         self._takeover = takeover
         self._patience = patience
+        self._leases = leases
         self._held: HeldLease | None = None
         self._let_go: Callable[[], object] = lambda: None
         self._lock = asyncio.Lock()
@@ -48,7 +59,25 @@ class WritingLease:
         """
         held = await self._hold()
         with held.at_work(), guarded(self):
-            yield self
+            try:
+                yield self
+            except (LeaseLostError, CommitUnknownError):
+                raise
+            except HoldfastError as error:
+                # What the new writer fenced, replaced or removed looks like another failure.
+                lost = await self._loss()
+                if lost is not None:
+                    raise lost from error
+                raise
+
+    async def _loss(self) -> LeaseLostError | None:
+        try:
+            await self.require()
+        except LeaseLostError as lost:
+            return lost
+        except StorageError:
+            _log.debug("the lease of %s could not be asked for", self._backend.root, exc_info=True)
+        return None
 
     async def require(self) -> None:
         """Asks the store whether the lease is held still; a listing.
@@ -64,12 +93,12 @@ class WritingLease:
 
         Takes nothing and writes nothing.
         """
-        holder = await find_holder(self._backend, patience=self._patience)
+        holder = await find_holder(self._backend, patience=self._patience, leases=self._leases)
         if holder is None:
             return 1
         if not holder.alive:
             return holder.epoch + 1
-        mine = process_leases.find(holder.lease.by.attempt) is not None
+        mine = self._leases.find(holder.lease.by.attempt) is not None
         return holder.epoch if mine else None
 
     async def written_elsewhere(self) -> bool:
@@ -89,7 +118,12 @@ class WritingLease:
             if held is not None and held.pid == os.getpid():
                 held.refuse_if_lost(self._backend)
                 return held
-            held = await acquire(self._backend, takeover=self._takeover, patience=self._patience)
+            held = await acquire(
+                self._backend,
+                takeover=self._takeover,
+                patience=self._patience,
+                leases=self._leases,
+            )
             self._held = held
             # A run that is dropped without `close` must not keep others waiting.
             finalizer = weakref.finalize(self, held.leave)
