@@ -106,7 +106,12 @@ class CheckpointMetadata(metaclass=abc.ABCMeta):  # noqa: B024 - for `register`
         """Whether only a hint or its listing says that it is committed: its record was not read."""
         return self.ours and self._committed_ns is UNREAD
 
-    def confirm(self, committed_ns: int | None) -> None:
+    @property
+    def known_commit_ns(self) -> int | None:
+        """As `commit_timestamp_nsecs`, as far as that was read already."""
+        return None if self._committed_ns is UNREAD else self._committed_ns
+
+    def confirm(self, committed_ns: int | Unread | None) -> None:
         """Takes in what the record says."""
         self._committed_ns = committed_ns
 

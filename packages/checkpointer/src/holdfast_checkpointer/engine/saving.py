@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -29,6 +29,7 @@ from holdfast_storage.commit import occupant, write_attempt
 
 T = TypeVar("T")
 R = TypeVar("R", bound=AsyncResponse[Any])
+Commit = Callable[[bool], Awaitable[CommitRecord]]
 _log = logging.getLogger(__name__)
 
 
@@ -69,7 +70,7 @@ def refuse_several_processes(context: Context) -> None:
         raise NotImplementedError(
             f"this version of holdfast does this in one JAX process; this job has "
             f"{len(job.processes)}. Nothing was written. What several can do together: save, "
-            "save_checkpointables and Checkpointer.save"
+            "save_checkpointables, Checkpointer.save, and the checkpoints of a run"
         )
 
 
@@ -108,10 +109,21 @@ async def write_checkpoint(
     *,
     replace: bool,
     context: Context,
+    around: Callable[[Commit], Awaitable[CommitRecord]] | None = None,
 ) -> CommitRecord:
     """Writes and commits one checkpoint, or leaves nothing.
 
     In a job of several processes all of them call this.
+
+    Args:
+        backend: The storage.
+        final: The prefix of the checkpoint.
+        contents: What is written.
+        replace: Whether the caller asked to replace a checkpoint that is there.
+        context: Options.
+        around: What the process that commits does before and after: it is given the rest of the
+            work, which takes whether to replace, and awaits it. The others wait, and are told
+            if it fails.
 
     Raises:
         DisagreementError: The processes do not save the same; on all of them.
@@ -139,14 +151,17 @@ async def write_checkpoint(
         await _write_items(area, contents)
         await documents(area)
 
-    async def look() -> None:
+    async def look(replaces: bool) -> None:
         await _refuse_other_commit(backend, context.atomicity.mode)
-        await refuse_if_taken(backend, final, replace=replace)
+        await refuse_if_taken(backend, final, replace=replaces)
+
+    async def alone(replaces: bool) -> CommitRecord:
+        await look(replaces)
+        return await write_attempt(backend, final, write, replace=replaces)
 
     job = Membership.of(context.multiprocessing)
     if job.alone:
-        await look()
-        return await write_attempt(backend, final, write, replace=replace)
+        return await (around(alone) if around else alone(replace))
     deadline_s = context.multiprocessing.deadline_secs
     try:
         async with operation_for(job, deadline_s, place_of(backend, final)) as operation:
@@ -155,8 +170,12 @@ async def write_checkpoint(
             if not job.is_primary:
                 return await save.follow()
             operation.enter("the look at the destination")
-            await look()
-            return await save.lead(documents)
+
+            async def lead(replaces: bool) -> CommitRecord:
+                await look(replaces)
+                return await save.lead(documents, replace=replaces)
+
+            return await (around(lead) if around else lead(replace))
     finally:
         await _discard(contents)
 

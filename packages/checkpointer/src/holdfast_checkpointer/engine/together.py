@@ -77,7 +77,7 @@ class JointSave:
         backend: The storage.
         final: The prefix of the checkpoint.
         items: What this process has of it, by name.
-        replace: Whether a checkpoint that is there is replaced.
+        replace: Whether the caller asked to replace a checkpoint that is there.
     """
 
     operation: Operation
@@ -113,11 +113,11 @@ class JointSave:
                 found[f"{name}{leaf}"] = what
         return found
 
-    async def lead(self, documents: Documents) -> CommitRecord:
+    async def lead(self, documents: Documents, *, replace: bool) -> CommitRecord:
         """Begins, writes this process's part, merges those of all, and commits."""
         leader = _Leader(self, documents)
         record = await write_attempt(
-            self.backend, self.final, leader.write, replace=self.replace, fellows=leader
+            self.backend, self.final, leader.write, replace=replace, fellows=leader
         )
         await self.operation.conclude(record.to_bytes())
         return record

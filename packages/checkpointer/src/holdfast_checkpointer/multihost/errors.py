@@ -6,8 +6,9 @@ import builtins
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from holdfast_metadata import HoldfastError
 
@@ -22,6 +23,7 @@ class FailureReport:
         error: The class of the error.
         message: The error's message.
         builtins: The builtin classes that the error is one of.
+        facts: The attributes of an error that all processes raise alike.
     """
 
     process: int
@@ -29,13 +31,15 @@ class FailureReport:
     error: str
     message: str
     builtins: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, error: BaseException, process: int, phase: str) -> FailureReport:
         """What to tell of an error."""
         names = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
         said = "\n".join([str(error), *getattr(error, "__notes__", ())])
-        return cls(process, phase, type(error).__name__, said, tuple(names))
+        facts = _facts(error) if _ALIKE.get(type(error).__name__) is type(error) else {}
+        return cls(process, phase, type(error).__name__, said, tuple(names), facts)
 
     def to_bytes(self) -> bytes:
         """Encodes as JSON."""
@@ -49,8 +53,8 @@ class FailureReport:
 
     def as_error(self, what: str) -> Exception:
         """The error to raise in a process that is told."""
-        if self.error in _JOB_ERRORS:
-            return _JOB_ERRORS[self.error](self.message)
+        if self.error in _ALIKE:
+            return _made_again(_ALIKE[self.error], self.message, self.facts)
         return _remote_error(self.builtins)(what, self)
 
 
@@ -108,9 +112,42 @@ class StorageNotSharedError(JobError):
     """The processes do not see the same storage under the same path; nothing was saved."""
 
 
-_JOB_ERRORS: dict[str, type[JobError]] = {
-    kind.__name__: kind for kind in (DisagreementError, StorageNotSharedError)
-}
+_ALIKE: dict[str, type[HoldfastError]] = {}
+
+
+def tell_alike(*kinds: type[HoldfastError]) -> None:
+    """Makes errors that say something of the checkpoints, and not of one process.
+
+    If a process raises one in what all do together, the others raise one of the same class,
+    with the same message and attributes, and not a `RemoteProcessError`.
+    """
+    _ALIKE.update({kind.__name__: kind for kind in kinds})
+
+
+tell_alike(DisagreementError, StorageNotSharedError)
+
+
+def _facts(error: BaseException) -> dict[str, Any]:
+    """The attributes of an error that can be sent; its notes are in the message."""
+    return {
+        name: value
+        for name, value in vars(error).items()
+        if not name.startswith("_") and _is_plain(value)
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float)
+
+
+def _made_again(kind: type[HoldfastError], message: str, facts: Mapping[str, Any]) -> HoldfastError:
+    """An error with the message of another one: what made that message is not here."""
+    error = kind.__new__(kind, message)
+    error.args = (message,)
+    vars(error).update(facts)
+    return error
 
 
 @functools.cache

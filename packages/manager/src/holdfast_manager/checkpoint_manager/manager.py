@@ -142,7 +142,7 @@ class CheckpointManager(Housekeeping):
         )
         run = Run(self._context.open_backend(directory), self._context, settings)
         if options.cleanup_tmp_directories and not options.read_only:
-            run.retention.sweep()
+            run.sweep()
         return run
 
     @property
@@ -178,7 +178,7 @@ class CheckpointManager(Housekeeping):
 
     def reload(self) -> None:
         """Lists the storage again, to see what other processes committed or removed."""
-        self._run.known.reload()
+        self._run.reload()
 
     def reached_preemption(self, step: SupportsIndex) -> bool:
         """Whether JAX's preemption service says that the job saves at this step, and is stopped."""
@@ -187,7 +187,7 @@ class CheckpointManager(Housekeeping):
     def should_save(self, step: SupportsIndex) -> bool:
         """Whether `save` would save this step. Changes nothing."""
         number = check_step(step)
-        return not self._options.read_only and not self._run.saver.reason_to_skip(number)
+        return not self._options.read_only and self._run.saver.would_save(number)
 
     def save(
         self,
@@ -245,7 +245,9 @@ class CheckpointManager(Housekeeping):
             return Contents(staged, custom_metadata)
 
         saver = self._run.saver
-        if not force and saver.is_saving(number) and (reason := saver.reason_to_skip(number)):
+        alone = self._run.job.alone  # or else this differs between the processes
+        busy = alone and not force and saver.is_saving(number)
+        if busy and (reason := saver.reason_to_skip(number)):
             return SaveResult(number, saved=False, reason=reason)
         try:
             response = saver.save(
@@ -297,7 +299,7 @@ class CheckpointManager(Housekeeping):
         self._run.saver.wait_for_save()
         self._run.saver.check()
         run, known = self._place(directory)
-        entry = known.resolve(number)
+        entry = self._run.loading.resolve(number) if directory is None else known.resolve(number)
         self._decide(run.backend, entry)
         handler = self._items.handler
         request = handler.prepare_inferred(self._items.to_restore(items, restore_kwargs, args))
@@ -396,8 +398,11 @@ class CheckpointManager(Housekeeping):
         Raises:
             Exception: What the save failed with, if nobody was told yet.
         """
+        self._close(None)
+
+    def _close(self, error: BaseException | None) -> None:
         try:
-            self._run.saver.close()
+            self._run.saver.close() if error is None else self._run.saver.leave(error)
         finally:
             self._items.handler.close()
 
@@ -414,7 +419,7 @@ class CheckpointManager(Housekeeping):
             self.close()
             return
         try:
-            self.close()
+            self._close(error)
         except Exception as other:  # noqa: BLE001 - never in place of the error that is under way
             error.add_note(f"a background save failed as well: {type(other).__name__}: {other}")
             _log.exception("a background save failed as well")

@@ -82,7 +82,7 @@ class LoadResponse(AsyncResponse[Any]):
         super().__init__(run(), what=what, deadline=deadline)
 
 
-class _Not(enum.Enum):
+class Not(enum.Enum):
     """Why a step was not loaded, where that is no error."""
 
     DAMAGED = "two readings say so"
@@ -90,7 +90,7 @@ class _Not(enum.Enum):
 
 
 @dataclass
-class _Search:
+class Search:
     """How far a load with fallback has come."""
 
     start: int | None
@@ -129,13 +129,22 @@ class Loading:
             StepNotFoundError: There is no such step, and `fallback` is false or the run empty.
         """
         if not fallback:
-            entry = self._known.resolve(number)
+            entry = self.resolve(number)
             work, what = self._load_one(entry, read), f"the load from {entry.path}"
             return LoadResponse(work, what=what, deadline=deadline, told=self._tell)
-        self._require_something(number)
-        work = self._fall_back(_Search(number), read, deadline)
+        work = self._begin_fallback(number, read, deadline)
         what = f"the load from {self._run.label}"
         return LoadResponse(work, what=what, deadline=None, told=self._tell)
+
+    def resolve(self, number: int | None) -> CheckpointMetadata:
+        """The step to load; None is the latest. Raises as `KnownSteps.resolve`."""
+        return self._known.resolve(number)
+
+    def _begin_fallback(
+        self, number: int | None, read: Read, deadline: float | None
+    ) -> Coroutine[Any, Any, tuple[Any, LoadReport]]:
+        self._require_something(number)
+        return self._fall_back(Search(number), read, deadline)
 
     def _tell(self, report: LoadReport) -> None:
         self.last = report
@@ -153,7 +162,7 @@ class Loading:
     def _require_something(self, number: int | None) -> None:
         """A step that is asked for by its number is there, damaged or not."""
         for look in (True, False):
-            found = self._next(_Search(number))
+            found = self._next(Search(number))
             if found is not None and number in (None, found.step):
                 return
             if look:
@@ -163,7 +172,7 @@ class Loading:
     def _committed(self) -> list[int]:
         return [entry.step for entry in self._known.all()]
 
-    def _next(self, search: _Search) -> CheckpointMetadata | None:
+    def _next(self, search: Search) -> CheckpointMetadata | None:
         """The newest step that was not tried, damaged ones included."""
         entries = [*self._known.all(), *(aside.entry for aside in self._known.all_aside())]
         left = [
@@ -175,25 +184,30 @@ class Loading:
         return max(left, key=lambda entry: entry.step, default=None)
 
     async def _fall_back(
-        self, search: _Search, read: Read, deadline: float | None
+        self, search: Search, read: Read, deadline: float | None
     ) -> tuple[Any, LoadReport]:
         """Loads the newest step that can be loaded whole.
 
         A step is set aside only once an older one was loaded: a process that can read
         nothing says nothing about steps.
         """
+        while (entry := await self._next_to_try(search)) is not None:
+            found = await self._try(entry, read, deadline, search)
+            if found is Not.THERE:
+                await self._known.refresh()
+            elif found is not Not.DAMAGED:
+                return found, await self._report(entry, search)
+        raise self._given_up(search)
+
+    async def _next_to_try(self, search: Search) -> CheckpointMetadata | None:
+        """The newest step that was not tried, and of which nothing bad is known."""
         while (entry := self._next(search)) is not None:
             search.tried.add(entry.name)
             told = await self._known_damage(entry)
-            if told is not None:
-                search.skipped.append(told)
-                continue
-            found = await self._try(entry, read, deadline, search)
-            if found is _Not.THERE:
-                await self._known.refresh()
-            elif found is not _Not.DAMAGED:
-                return found, await self._report(entry, search)
-        raise self._given_up(search)
+            if told is None:
+                break
+            search.skipped.append(told)
+        return entry
 
     async def _known_damage(self, entry: CheckpointMetadata) -> Aside | None:
         """What is known of a step already, and still true; what may have passed is not."""
@@ -203,7 +217,7 @@ class Loading:
         return await self._run.marks.judge(entry)
 
     async def _try(
-        self, entry: CheckpointMetadata, read: Read, deadline: float | None, search: _Search
+        self, entry: CheckpointMetadata, read: Read, deadline: float | None, search: Search
     ) -> Any:
         """Loads one step, or says why not.
 
@@ -217,7 +231,7 @@ class Loading:
             except Exception as error:
                 if not proves_damage(entry, error):
                     if await self._is_gone(entry, error):
-                        return _Not.THERE
+                        return Not.THERE
                     error.add_note(_NO_PROOF.format(step=entry.step, path=entry.path))
                     raise
                 damage = _without_arrays(error)
@@ -226,7 +240,7 @@ class Loading:
             if before is not None and _is_same(before, now):
                 search.skipped.append(now)
                 search.found.append((now, damage))
-                return _Not.DAMAGED
+                return Not.DAMAGED
             before = now
         raise CheckpointChangedError(
             f"step {entry.step} was replaced again and again while it was loaded",
@@ -251,7 +265,7 @@ class Loading:
         said = isinstance(error, CheckpointNotFoundError)
         return said and not await self._run.is_there(entry)
 
-    async def _report(self, entry: CheckpointMetadata, search: _Search) -> LoadReport:
+    async def _report(self, entry: CheckpointMetadata, search: Search) -> LoadReport:
         skipped = tuple(one.told for one in search.skipped if one.entry.step > entry.step)
         report = LoadReport(entry.step, entry.path, skipped)
         for aside, error in search.found:
@@ -260,7 +274,7 @@ class Loading:
             _log.warning("%s: %s", self._run.label, report)
         return report
 
-    def _given_up(self, search: _Search) -> Exception:
+    def _given_up(self, search: Search) -> Exception:
         if not search.skipped:
             return StepNotFoundError(search.start, self._run.label, self._committed())
         told = NoGoodStepError(self._run.label, [one.told for one in search.skipped])

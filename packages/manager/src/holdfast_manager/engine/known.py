@@ -16,7 +16,12 @@ _Change = tuple[int, CheckpointMetadata | Aside | None]  # committed, set aside,
 
 
 class KnownSteps:
-    """A list that changes with own commits and removals, and with `reload`. Thread-safe."""
+    """A list that changes with own commits and removals, and with `reload`. Thread-safe.
+
+    Attributes:
+        follows: Whether another process of the job says what there is, so that this one does
+            not list the storage for itself.
+    """
 
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
@@ -26,6 +31,7 @@ class KnownSteps:
         self._while_listing: list[list[_Change]] = []  # for each listing under way
         self._clock = 0  # counts own commits
         self._committed: dict[int, int] = {}  # when a step was, by that clock
+        self.follows = False
 
     def all(self) -> list[CheckpointMetadata]:
         """In order of the steps."""
@@ -69,6 +75,18 @@ class KnownSteps:
             self._clock += 1
             self._committed[entry.step] = entry.seen = self._clock
             self._change(entry.step, entry)
+
+    def adopt(self, found: CheckpointMetadata | Aside) -> None:
+        """Takes in what another process of the job knows of a step."""
+        entry = found.entry if isinstance(found, Aside) else found
+        with self._lock:
+            entry.seen = self._clock
+            self._change(entry.step, found)
+
+    def forget(self, step: int) -> None:
+        """Forgets a step that another process of the job has removed."""
+        with self._lock:
+            self._change(step, None)
 
     def set_aside(self, aside: Aside) -> None:
         """Takes a step out of the good ones."""
@@ -136,8 +154,7 @@ class KnownSteps:
         if number is None and found is not None:
             return found  # being the latest, its record has been read
         if found is None:
-            self.reload()  # another process may have committed since
-            found = self._find(number)
+            found = self._look_for(number)
         if found is not None and not get_loop().run(self._run.is_committed(found)):
             self.drop(found)
             found = None
@@ -145,6 +162,14 @@ class KnownSteps:
             known = [entry.step for entry in self.all()]
             raise StepNotFoundError(number, self._run.label, known)
         return found
+
+    def _look_for(self, number: int | None) -> CheckpointMetadata | None:
+        """Looks in the storage: another job may have committed since."""
+        if not self.follows:
+            self.reload()
+            return self._find(number)
+        listed = get_loop().run(self._run.look()).steps
+        return next((entry for entry in reversed(listed) if number in (None, entry.step)), None)
 
     def name_for(self, step: int) -> str:
         """The folder in which a step is, or would be saved."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -12,6 +14,32 @@ from jax.experimental import multihost_utils
 from holdfast_manager.engine import termination
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What is known at a step of the end of the job.
+
+    Attributes:
+        reached: Whether this is the step at which all processes save.
+        signal: The signal that a process has seen and saves heed; 0 if none.
+    """
+
+    reached: bool
+    signal: int
+
+    @classmethod
+    def among(cls, said: Mapping[int, Any]) -> Notice:
+        """What all processes know together of what each has said as `as_json`."""
+        notices = [cls(*one) for one in said.values()]
+        return cls(
+            any(one.reached for one in notices),
+            next((one.signal for one in notices if one.signal), 0),
+        )
+
+    def as_json(self) -> list[int]:
+        """The arguments that make it."""
+        return [self.reached, self.signal]
 
 
 class Preemption:
@@ -26,6 +54,7 @@ class Preemption:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last: tuple[int, bool] | None = None
+        self._settled: int | None = None
 
     def reached(self, step: int) -> bool:
         """Whether this is the step at which all processes save."""
@@ -33,6 +62,22 @@ class Preemption:
             if self._last is None or self._last[0] != step:
                 self._last = (step, _ask(step))
             return self._last[1]
+
+    def own(self, step: int) -> Notice:
+        """What this process knows."""
+        return Notice(self.reached(step), termination.signal_seen())
+
+    def settle(self, step: int, notice: Notice) -> None:
+        """Takes in what all processes know together; a step keeps that answer."""
+        with self._lock:
+            self._last, self._settled = (step, notice.reached), step
+        if notice.signal:
+            termination.notice_of_job(notice.signal)
+
+    def is_settled(self, step: int) -> bool:
+        """Whether the processes have agreed about this step."""
+        with self._lock:
+            return self._settled == step
 
 
 def service_runs() -> bool:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from holdfast_checkpointer.options import Context
 from holdfast_manager.engine.deletion import Deletion, Trash
 from holdfast_manager.engine.fallback import Loading
 from holdfast_manager.engine.holds import Holds
+from holdfast_manager.engine.job import Job
+from holdfast_manager.engine.joint_fallback import JointLoading
 from holdfast_manager.engine.known import KnownSteps
 from holdfast_manager.engine.quarantine import Quarantine
 from holdfast_manager.engine.reaper import Reaper
 from holdfast_manager.engine.retention import Retention
 from holdfast_manager.engine.saver import Saver
 from holdfast_manager.engine.trash import RunTrash
+from holdfast_manager.engine.view import SharedView
 from holdfast_manager.engine.writing_lease import WritingLease
 from holdfast_manager.policies.preservation_policies import PreservationPolicy
 from holdfast_manager.policies.save_decision_policies import SaveDecisionPolicy
 from holdfast_manager.run_directory import RunDirectory
 from holdfast_manager.step_names import NameFormat
 from holdfast_storage import StorageBackend
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,15 +71,26 @@ class Run:
         trash: Removed steps that may come back.
         retention: What is done after a commit.
         saver: Saves steps, one at a time.
+        job: The processes that use the run together.
     """
 
-    def __init__(self, backend: StorageBackend, context: Context, settings: RunSettings) -> None:
+    def __init__(
+        self,
+        backend: StorageBackend,
+        context: Context,
+        settings: RunSettings,
+        job: Callable[[SharedView], Job] | None = None,
+    ) -> None:
         self.directory = RunDirectory(backend, settings.names)
         self.known = KnownSteps(self.directory)
+        view = SharedView(self.known, self.directory)
+        self.job = job(view) if job else Job.of(context, self.directory.label, view)
+        self.known.follows = not self.job.decides
         self.holds = Holds(self.directory)
         self.lease = WritingLease(backend, takeover=settings.takeover)
         self.quarantine = Quarantine(self.directory, self.known, self.lease.written_elsewhere)
-        self.loading = Loading(self.known, self.directory, self.quarantine)
+        parts = self.known, self.directory, self.quarantine
+        self.loading = Loading(*parts) if self.job.alone else JointLoading(*parts, self.job)
         self.reaper = Reaper(settings.deletion)
         self.trash = RunTrash(self.directory, self.known, self.lease, self.reaper, settings.trash)
         self.retention = Retention(
@@ -93,8 +109,26 @@ class Run:
             self.retention,
             self.quarantine,
             self.lease,
+            self.job,
             settings.when,
             context,
             root_metadata=settings.root_metadata,
         )
-        self.known.reload()
+        self.reload()
+
+    def reload(self) -> None:
+        """Lists the storage again, to see what other jobs committed or removed."""
+        self.do("reload()", self.known.reload)
+
+    def sweep(self) -> None:
+        """Looks in the background for what dead writers left, once."""
+        if self.job.decides:
+            self.retention.sweep()
+
+    def do(self, call: str, work: Callable[[], T]) -> T:
+        """Does something once for all processes of the job; gives each the result, as JSON.
+
+        Raises:
+            Exception: As `Job.turn`.
+        """
+        return self.job.turn(call, lambda _: work())

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import concurrent.futures
 import copy
+import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from holdfast_checkpointer.engine.removal import remove_item
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.saving import (
+    Commit,
     Contents,
     attended,
-    refuse_several_processes,
+    staged,
     write_checkpoint,
 )
 from holdfast_checkpointer.options import Context
 from holdfast_manager.engine import termination
+from holdfast_manager.engine.job import Job, Said
 from holdfast_manager.engine.known import KnownSteps
-from holdfast_manager.engine.preemption import Preemption
+from holdfast_manager.engine.preemption import Notice, Preemption
 from holdfast_manager.engine.quarantine import Quarantine
 from holdfast_manager.engine.results import SaveResponse, SaveResult
 from holdfast_manager.engine.retention import Retention
@@ -30,8 +33,12 @@ from holdfast_manager.policies.checks import yes_or_no
 from holdfast_manager.policies.info import Candidate
 from holdfast_manager.policies.save_decision_policies import DecisionContext, SaveDecisionPolicy
 from holdfast_manager.run_directory import RunDirectory
+from holdfast_manager.steps import CheckpointMetadata
+from holdfast_metadata import CommitRecord
 from holdfast_storage import CommitConflictError
 from holdfast_storage.loop import get_loop
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class Saver:
         retention: What happens after a commit.
         quarantine: Steps whose place a save takes without being told to overwrite.
         lease: Who may write.
+        job: The processes that save together; one of them decides.
         policy: When to save.
         context: Options.
         root_metadata: Stored once for the run.
@@ -63,6 +71,7 @@ class Saver:
         retention: Retention,
         quarantine: Quarantine,
         lease: WritingLease,
+        job: Job,
         policy: SaveDecisionPolicy,
         context: Context,
         *,
@@ -73,6 +82,7 @@ class Saver:
         self._retention = retention
         self._quarantine = quarantine
         self._lease = lease
+        self._job = job
         self._policy = policy
         self._context = context
         self._root_metadata = root_metadata
@@ -92,30 +102,28 @@ class Saver:
         overwrite: bool,
     ) -> SaveResponse:
         """Decides, waits for the earlier save, stages, and writes in the background."""
-        refuse_several_processes(self._context)
+        self._job.require_current(self._context)
         with self._lock:
             self._check_open()
-            self._raise_earlier_failure(f"step {step} was not saved")
-            if self.is_saving(step):
-                self.wait_for_save()  # its outcome decides about this one
+            verdict = self._decided(step, metrics, force=force, overwrite=overwrite)
+            if verdict["skip"]:
+                return SaveResponse.declined(step, verdict["skip"])
+            name, what = verdict["name"], f"the save of step {step} in {self._run.label}"
+
+            def ready() -> Contents:
+                self._wait_for_what_runs()
                 self._raise_earlier_failure(f"step {step} was not saved")
-            if not overwrite and self._known.is_committed(step):
-                raise StepAlreadyExistsError(step, self._run.label)
-            self._preemption.reached(step)  # it expects to be asked at every step
-            skip = "" if force else self.reason_to_skip(step, metrics=metrics, overwrite=overwrite)
-            if skip:
-                return SaveResponse.declined(step, skip)
-            name = self._known.name_for(step)
-            self._wait_for_what_runs()
-            self._raise_earlier_failure(f"step {step} was not saved")
-            termination.require_time(f"the save of step {step} in {self._run.label}")
-            contents = stage()
-            kept = copy.deepcopy(metrics)  # the caller may change them meanwhile
+                termination.require_time(what)
+                return stage()
+
+            contents = staged(ready, self._run.backend, name, self._context)
+            # The caller may change them meanwhile.
+            kept = copy.deepcopy(metrics) if self._job.alone else verdict["metrics"]
             response = attended(
                 contents,
                 lambda: SaveResponse(
                     self._write(step, name, contents, kept, overwrite=overwrite),
-                    what=f"the save of step {step} in {self._run.label}",
+                    what=what,
                     deadline=self._context.asynchronous.timeout_secs,
                     afterwards=self._context.asynchronous.post_finalization_callback,
                 ),
@@ -123,11 +131,80 @@ class Saver:
             self._current = _Running(step, response)
             return response
 
-    def reason_to_skip(
-        self, step: int, *, metrics: Mapping[str, Any] | None = None, overwrite: bool = False
+    def _decided(
+        self, step: int, metrics: Mapping[str, Any] | None, *, force: bool, overwrite: bool
+    ) -> dict[str, Any]:
+        """What becomes of a step, the same on every process of the job."""
+
+        def decide(said: Said) -> dict[str, Any]:
+            if not overwrite and self._known.is_committed(step):
+                raise StepAlreadyExistsError(step, self._run.label)
+            skip = ""
+            notice = Notice.among(said)
+            if not force:
+                skip = self._reason_to_skip(step, notice, metrics=metrics, overwrite=overwrite)
+            name = "" if skip else self._known.name_for(step)
+            kept = None if skip or self._job.alone else _as_json(metrics)
+            return {"skip": skip, "name": name, "metrics": kept, "notice": notice.as_json()}
+
+        if self.is_saving(step):
+            self.wait_for_save()  # its outcome decides about this one
+        how = ", force=True" * force + ", overwrite=True" * overwrite
+        return self._asked(step, f"save({step}{how})", decide, failing=f"step {step} was not saved")
+
+    def _asked(
+        self,
+        step: int,
+        call: str,
+        decide: Callable[[Said], dict[str, Any]],
+        *,
+        failing: str | None = None,
+    ) -> dict[str, Any]:
+        """Has a step decided about; all processes have seen the same notices after that."""
+        failed = None if failing is None else self._earlier_failure(failing)
+        # JAX expects to be asked at every step, in every process.
+        said = None if failed else self._preemption.own(step).as_json()
+        verdict = self._turn(call, decide, said=said, failed=failed)
+        self._preemption.settle(step, Notice(*verdict["notice"]))
+        return verdict
+
+    def _turn(
+        self,
+        call: str,
+        decide: Callable[[Said], T],
+        *,
+        said: Any = None,
+        failed: Exception | None = None,
+    ) -> T:
+        """As `Job.turn`; the failure of a save is told once on every process."""
+
+        def late() -> Exception | None:
+            self.wait_for_save()  # it fails here as well, or has
+            return self._earlier_failure()
+
+        return self._job.turn(call, decide, said=said, failed=failed, late=late)
+
+    def would_save(self, step: int) -> bool:
+        """Whether a step would be saved. Changes nothing."""
+
+        def decide(said: Said) -> dict[str, Any]:
+            notice = Notice.among(said)
+            return {"skip": self._reason_to_skip(step, notice), "notice": notice.as_json()}
+
+        return not self._asked(step, f"should_save({step})", decide)["skip"]
+
+    def reason_to_skip(self, step: int) -> str:
+        """Why a step would not be saved, in words; empty if it would be. Of one process only."""
+        return self._reason_to_skip(step, self._preemption.own(step))
+
+    def _reason_to_skip(
+        self,
+        step: int,
+        notice: Notice,
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
     ) -> str:
-        """Why a step would not be saved, in words; empty if it would be. Changes nothing."""
-        preempted = self._preemption.reached(step)
         checkpoints = self._known.all()
         latest = checkpoints[-1].step if checkpoints else -1
         if step < latest or (step == latest and not overwrite):
@@ -138,11 +215,11 @@ class Saver:
         saving = self.is_saving()
         context = DecisionContext(
             is_saving_in_progress=saving,
-            reached_preemption=preempted,
+            reached_preemption=notice.reached,
             multiprocessing_options=self._context.multiprocessing,
             saving_step=running.step if saving and running is not None else None,
         )
-        if preempted and termination.requested():
+        if notice.reached and notice.signal:
             return ""  # no step comes after this one, whatever the policy waits for
         candidate = Candidate(step, metrics=metrics)
         answer: object = self._policy.should_save(candidate, checkpoints, context=context)
@@ -153,27 +230,48 @@ class Saver:
 
     def reached_preemption(self, step: int) -> bool:
         """Whether this is the step at which a job that is to be stopped saves."""
-        return self._preemption.reached(step)
+        if self._job.alone or self._preemption.is_settled(step):
+            return self._preemption.reached(step)
+
+        def decide(said: Said) -> dict[str, Any]:
+            return {"notice": Notice.among(said).as_json()}
+
+        verdict = self._asked(step, f"reached_preemption({step})", decide)
+        return Notice(*verdict["notice"]).reached
 
     def delete(self, step: int, item: str | None, *, missing_ok: bool) -> AsyncResponse[bool]:
         """Removes one step, or an item of it, by name; see `Checkpointer.delete_async`."""
         with self._lock:
             self._check_open()
             self._wait_for_what_runs()
-            self._raise_earlier_failure(f"step {step} was not removed")
-            try:
-                entry = self._known.resolve(step)
-            except StepNotFoundError:
-                if missing_ok:
-                    return AsyncResponse.completed(False)
-                raise
-            get_loop().run(self._retention.require_unpinned(entry.step))
-            if item is not None:
-                work = self._remove_item(entry.name, item, missing_ok=missing_ok)
-            else:
-                self._known.drop(entry)
-                work = self._retention.delete(entry, missing_ok=missing_ok)
-            self._deletion = AsyncResponse(work, what=f"the removal of {item or entry.path}")
+            failed = self._earlier_failure(f"step {step} was not removed")
+            found: list[CheckpointMetadata] = []
+
+            def decide(_: Said) -> str | None:
+                try:
+                    entry = self._known.resolve(step)
+                except StepNotFoundError:
+                    if missing_ok:
+                        return None
+                    raise
+                get_loop().run(self._retention.require_unpinned(entry.step))
+                if item is None:
+                    self._known.drop(entry)
+                found.append(entry)
+                return str(entry.path)
+
+            path = self._turn(f"delete({step}, {item!r})", decide, failed=failed)
+            if path is None:
+                return AsyncResponse.completed(False)
+
+            def remove() -> Coroutine[Any, Any, bool]:
+                (entry,) = found
+                if item is not None:
+                    return self._remove_item(entry.name, item, missing_ok=missing_ok)
+                return self._retention.delete(entry, missing_ok=missing_ok)
+
+            what = f"the removal of {item or path}"
+            self._deletion = AsyncResponse(self._job.by_primary(what, remove), what=what)
             return self._deletion
 
     def cancel(self) -> bool:
@@ -182,6 +280,22 @@ class Saver:
         Raises:
             Exception: What the save failed with before it could be stopped.
         """
+        try:
+            stopped = self._turn("cancel()", lambda _: self._cancel())
+        except Exception as error:  # noqa: BLE001 - it is raised, or what is nearer to it
+            raise self._stopped_too() or error from None
+        if stopped:
+            self._stopped_too()  # that it was stopped, as the caller asked
+        return stopped
+
+    def _stopped_too(self) -> Exception | None:
+        """What the save that the primary has stopped failed with in this process."""
+        if self._job.decides:
+            return None
+        self.wait_for_save()
+        return self._earlier_failure()
+
+    def _cancel(self) -> bool:
         current = self._current
         if current is None or not current.response.cancel():
             return False
@@ -200,19 +314,40 @@ class Saver:
 
     def wait(self) -> None:
         """Waits for the background save and the removal of old steps; raises failures once."""
-        self._wait_for_what_runs()
-        self._retention.wait()
-        self._raise_earlier_failure()
+        self._end("wait()")
 
     def close(self) -> None:
         """Waits as `wait` does, and a while for data to be deleted; then saves no more."""
         with self._lock:  # a save that is being begun is waited for as well
-            self._closed = True
+            closed, self._closed = self._closed, True
         try:
-            self.wait()
+            if not closed or self._job.alone:
+                self._end("close()")
         finally:
             self._retention.close()
             self._lease.close()
+
+    def leave(self, error: BaseException) -> None:
+        """Closes because of an error of the caller's; the other processes are told of it."""
+        if self._job.alone:
+            self.close()
+            return
+        with self._lock:
+            closed, self._closed = self._closed, True
+        try:
+            if not closed:
+                self._job.leave(error)
+            self._wait_for_what_runs()
+            self._retention.wait()
+            self._raise_earlier_failure()
+        finally:
+            self._retention.close()
+            self._lease.close()
+
+    def _end(self, call: str) -> None:
+        self._wait_for_what_runs()
+        self._retention.wait()
+        self._turn(call, lambda _: None, failed=self._earlier_failure())
 
     def check(self) -> None:
         """Raises what has failed in the background, unless somebody was told; does not wait."""
@@ -233,6 +368,14 @@ class Saver:
     def _check_open(self) -> None:
         if self._closed:
             raise ValueError(f"the checkpointer of {self._run.label} is closed")
+
+    def _earlier_failure(self, consequence: str = "") -> Exception | None:
+        """As `_raise_earlier_failure`, for who raises it later."""
+        try:
+            self._raise_earlier_failure(consequence)
+        except Exception as error:  # noqa: BLE001 - the caller raises it
+            return error
+        return None
 
     def _raise_earlier_failure(self, consequence: str = "") -> None:
         """Raises what ended badly in the background, unless somebody has been told already."""
@@ -260,26 +403,55 @@ class Saver:
         *,
         overwrite: bool,
     ) -> SaveResult:
-        async with self._lease.writing():
-            replace = overwrite or await self._quarantine.may_replace(step)
-            if replace:
-                await self._retention.require_unpinned(step)
-            if self._root_metadata is not None and not self._retention.swept:
-                await self._run.write_root_metadata(self._root_metadata)
-            try:
-                record = await write_checkpoint(
-                    self._run.backend, name, contents, replace=replace, context=self._context
-                )
-            except CommitConflictError as error:
-                if replace:
-                    raise
-                raise StepAlreadyExistsError(step, self._run.label) from error
-            entry = self._run.describe(step, record.committed_ns, name)
-            entry.take_metrics(metrics)
-            replaced = self._known.aside(step)
-            self._known.add(entry)
-            await self._run.note_commit(entry)
-            if replaced is not None:
-                self._retention.forget_mark(name, unless=record.attempt)
-        self._retention.start()
+        async def around(commit: Commit) -> CommitRecord:
+            """What only one process does; the others wait for the attempt that it begins."""
+            async with self._lease.writing():
+                record = await self._commit(step, commit, overwrite=overwrite)
+                replaced = self._known.aside(step)
+                self._take_in(step, name, record, metrics)
+                await self._run.note_commit(self._run.describe(step, record.committed_ns, name))
+                if replaced is not None:
+                    self._retention.forget_mark(name, unless=record.attempt)
+                return record
+
+        record = await write_checkpoint(
+            self._run.backend,
+            name,
+            contents,
+            replace=overwrite,
+            context=self._context,
+            around=around,
+        )
+        if self._job.decides:
+            self._retention.start()
+        else:
+            self._take_in(step, name, record, metrics)
         return SaveResult(step, saved=True)
+
+    async def _commit(self, step: int, commit: Commit, *, overwrite: bool) -> CommitRecord:
+        replace = overwrite or await self._quarantine.may_replace(step)
+        if replace:
+            await self._retention.require_unpinned(step)
+        if self._root_metadata is not None and not self._retention.swept:
+            await self._run.write_root_metadata(self._root_metadata)
+        try:
+            return await commit(replace)
+        except CommitConflictError as error:
+            if replace:
+                raise
+            raise StepAlreadyExistsError(step, self._run.label) from error
+
+    def _take_in(
+        self, step: int, name: str, record: CommitRecord, metrics: Mapping[str, Any] | None
+    ) -> None:
+        entry = self._run.describe(step, record.committed_ns, name)
+        entry.take_metrics(metrics)
+        self._known.add(entry)
+
+
+def _as_json(metrics: Any) -> Any:
+    """Metrics for the other processes; None if they are none that can be saved."""
+    try:
+        return json.loads(json.dumps(metrics))
+    except (TypeError, ValueError):
+        return None  # staging says why

@@ -100,6 +100,17 @@ def requested() -> bool:
     return any(termination.requested for termination in _active)
 
 
+def signal_seen() -> int:
+    """The signal that told the program to end; 0 if none has, or nobody heeds it."""
+    return next((one.signal for one in _active if one.requested), 0)
+
+
+def notice_of_job(number: int) -> None:
+    """Another process of the job has seen a signal."""
+    for termination in _active:
+        termination.notice(number, f"{signal.Signals(number).name} of a process of the job")
+
+
 def notice_of_jax() -> None:
     """JAX's preemption service has named the step at which to save."""
     for termination in _active:

@@ -83,10 +83,16 @@ class RunDirectory:
         return check_folder(self._names_of.build_name(step))
 
     def describe(
-        self, step: int, committed_ns: int | Unread | None, name: str, *, ours: bool = True
+        self,
+        step: int,
+        committed_ns: int | Unread | None,
+        name: str,
+        *,
+        ours: bool = True,
+        unmarked: bool = False,
     ) -> CheckpointMetadata:
         """What is known of a committed step; the rest is read when asked for."""
-        return self._listing.describe(step, committed_ns, name, ours=ours)
+        return self._listing.describe(step, committed_ns, name, ours=ours, unmarked=unmarked)
 
     async def list_steps(self) -> list[CheckpointMetadata]:
         """The committed steps in order, holdfast's and Orbax's.

@@ -48,7 +48,8 @@ class Checkpointer(Loads, Housekeeping):
 
     A step is listed once it is committed, never before. Opening a run writes nothing; the
     first save also removes what dead writers left behind. Methods may be called from any
-    thread; one save runs at a time, and the next one waits for it.
+    thread; one save runs at a time, and the next one waits for it. The processes of a job
+    call them in the same order; one of them decides, and all know the same steps.
 
     Args:
         directory: A path or URL; relative ones resolve against `HOLDFAST_ROOT`.
@@ -123,7 +124,7 @@ class Checkpointer(Loads, Housekeeping):
         )
         self._run = Run(self._context.open_backend(directory), self._context, settings)
         if cleanup_tmp_directories:
-            self._run.retention.sweep()
+            self._run.sweep()
 
     @property
     def directory(self) -> Place:
@@ -160,11 +161,11 @@ class Checkpointer(Loads, Housekeeping):
 
     def reload(self) -> None:
         """Lists the storage again, to see what other processes committed or removed."""
-        self._run.known.reload()
+        self._run.reload()
 
     def should_save(self, step: SupportsIndex) -> bool:
         """Whether `save` would save this step. Changes nothing."""
-        return not self._run.saver.reason_to_skip(check_step(step))
+        return self._run.saver.would_save(check_step(step))
 
     def reached_preemption(self, step: SupportsIndex) -> bool:
         """Whether this is the step at which a job that is about to be stopped saves and ends.
@@ -346,7 +347,12 @@ class Checkpointer(Loads, Housekeeping):
             ([0, 2], {'paper': 0})
             >>> run.close()
         """
-        get_loop().run(self._run.holds.pins.pin(self._run.known.resolve(number_of(step)), name))
+        number = number_of(step)
+
+        def pin() -> None:
+            get_loop().run(self._run.holds.pins.pin(self._run.known.resolve(number), name))
+
+        self._run.do(f"pin({number}, {name!r})", pin)
 
     def unpin(self, name: str) -> None:
         """Removes a pin; the step goes at the next commit if no other rule keeps it.
@@ -354,7 +360,7 @@ class Checkpointer(Loads, Housekeeping):
         Raises:
             PinNotFoundError: The run has no pin of that name; the message lists those it has.
         """
-        get_loop().run(self._run.holds.pins.unpin(name))
+        self._run.do(f"unpin({name!r})", lambda: get_loop().run(self._run.holds.pins.unpin(name)))
 
     def reading(
         self, step: Step | None = None
@@ -400,7 +406,13 @@ class Checkpointer(Loads, Housekeeping):
             1, True, PreserveAll() keeps it
             2, True, it is the newest committed step, PreserveAll() keeps it
         """
-        return get_loop().run(self._run.retention.explain())
+
+        def judged() -> list[Any]:
+            found = get_loop().run(self._run.retention.explain())
+            return [[one.step, one.kept, list(one.reasons)] for one in found]
+
+        told = self._run.do("explain()", judged)
+        return [Verdict(step, kept, tuple(reasons)) for step, kept, reasons in told]
 
     def delete(
         self, step: Step, *, checkpointable_name: str | None = None, missing_ok: bool = False
@@ -496,7 +508,7 @@ class Checkpointer(Loads, Housekeeping):
             self.close()
             return
         try:
-            self.close()
+            self._run.saver.leave(error)
         except Exception as other:  # noqa: BLE001 - never in place of the error that is under way
             error.add_note(f"a background save failed as well: {type(other).__name__}: {other}")
             _log.exception("a background save failed as well")

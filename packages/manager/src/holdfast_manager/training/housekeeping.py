@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 from holdfast_manager.engine.deletion import check_duration
 from holdfast_manager.engine.run import Run
@@ -57,7 +57,9 @@ class Housekeeping:
         self._check_may_write()
         wanted = step if isinstance(step, TrashedStep) else check_step(step)
         self._run.saver.wait_for_save()
-        get_loop().run(self._run.trash.restore(wanted))
+        number = wanted.step if isinstance(wanted, TrashedStep) else wanted
+        restore = self._run.trash.restore
+        self._run.do(f"restore_from_trash({number})", lambda: get_loop().run(restore(wanted)))
 
     def empty_trash(
         self, *, older_than: datetime.timedelta = datetime.timedelta(0)
@@ -71,7 +73,9 @@ class Housekeeping:
             The steps that cannot be restored any more.
         """
         self._check_may_write()
-        return get_loop().run(self._run.trash.empty(check_duration(older_than, "older_than")))
+        age = check_duration(older_than, "older_than")
+        empty = self._run.trash.empty
+        return self._run.do(f"empty_trash({age})", lambda: get_loop().run(empty(age)))
 
     def sweep(self, *, older_than: datetime.timedelta = datetime.timedelta(hours=1)) -> SweepReport:
         """Removes what dead writers left, and finishes removals that were cut short.
@@ -95,4 +99,11 @@ class Housekeeping:
         """
         self._check_may_write()
         silence = check_duration(older_than, "older_than").total_seconds()
-        return get_loop().run(self._run.retention.sweep_now(silence))
+        sweep = self._run.retention.sweep_now
+
+        def work() -> list[Any]:
+            report = get_loop().run(sweep(silence))
+            return [list(report.removed), [list(one) for one in report.spared]]
+
+        removed, spared = self._run.do(f"sweep({silence})", work)
+        return SweepReport(tuple(removed), tuple((key, why) for key, why in spared))

@@ -168,7 +168,9 @@ class Loads:
         Raises:
             StepNotQuarantinedError: It is not quarantined; the message lists those that are.
         """
-        get_loop().run(self._run.quarantine.release(step_of(step)))
+        number = step_of(step)
+        release = self._run.quarantine.release
+        self._run.do(f"unquarantine({number})", lambda: get_loop().run(release(number)))
 
     def _load(self, step: Step | None, read: Read, *, fallback: bool) -> LoadResponse:
         deadline = self._context.asynchronous.timeout_secs

@@ -1,0 +1,260 @@
+"""What the processes of a job do with one run; each is named in `job.start`."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from integration.multiprocess.parts import broken, global_array, mesh_of, outcome
+
+
+class OwnMind:
+    """A policy that every process would answer for itself: by its clock, and by chance."""
+
+    def should_save(self, step: Any, previous: Any, *, context: Any) -> bool:
+        """Whether its dice say so."""
+        return random.random() < 0.8
+
+
+class Never:
+    """A policy that declines."""
+
+    def should_save(self, step: Any, previous: Any, *, context: Any) -> bool:
+        """No."""
+        return False
+
+
+def tree(step: int, rows: int = 8) -> dict[str, Any]:
+    """A small tree of which each process has a half."""
+    mesh = mesh_of([jax.device_count()])
+    value = np.full((rows, 4), step, np.float32)
+    return {"w": global_array(value, mesh, "x"), "step": step}
+
+
+def is_step(found: Any, step: int) -> bool:
+    """Whether what was loaded is what `tree` made, as far as this process has it."""
+    shards = found["w"].addressable_shards
+    return found["step"] == step and all((np.asarray(s.data) == step).all() for s in shards)
+
+
+def steps_of(run: Any) -> list[int]:
+    """The steps that this process knows."""
+    return [entry.step for entry in run.checkpoints]
+
+
+def many_saves(folder: str, count: int = 100) -> Any:
+    """Saves `count` steps, with pauses of its own in every process and policies of its own mind."""
+    import holdfast as hf
+
+    random.seed(1000 + jax.process_index())
+    keep = hf.training.preservation_policies.LatestN(3)
+    state = tree(0)
+    saved: list[int] = []
+    with hf.training.Checkpointer(
+        folder, save_decision_policy=OwnMind(), preservation_policy=keep
+    ) as run:
+        step = 0
+        while len(saved) < count:
+            time.sleep(random.random() * 0.02)
+            if run.save_async(step, state):
+                saved.append(step)
+            step += 1
+        time.sleep(random.random() * 0.2)
+        run.wait()
+        known = steps_of(run)
+        again = outcome(run.save, saved[-1], state)
+    threads = [thread.name for thread in threading.enumerate()]
+    return {"saved": saved, "known": known, "again": again, "threads": len(threads)}
+
+
+def scenes(folder: str) -> Any:
+    """One scene of a training after the other, each with a run of its own."""
+    acts = (many_saves, failed, disagreeing, managed, stopped, damaged, signalled, preempted, left)
+    return {act.__name__: outcome(act, f"{folder}/{act.__name__}") for act in acts}
+
+
+def signalled(folder: str) -> Any:
+    """Process 1 alone sees a signal; all save the same step and end there."""
+    import holdfast as hf
+
+    with (
+        hf.training.save_on_termination(60, signals=[signal.SIGUSR1]) as state,
+        hf.training.Checkpointer(folder, save_decision_policy=Never()) as run,
+    ):
+        ended = None
+        for step in range(100):
+            if step == 3 and jax.process_index() == 1:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            run.save(step, tree(step))
+            if run.reached_preemption(step):
+                ended = step
+                break
+        found = [ended, steps_of(run), state.requested]
+        state._since = None  # the test's process goes on
+    return found
+
+
+def failed(folder: str) -> Any:
+    """Process 1 fails in the background: the next save says so, on all, and the one after works."""
+    import holdfast as hf
+
+    with hf.training.Checkpointer(folder) as run:
+        run.save(0, tree(0))
+        with broken("write" if jax.process_index() == 1 else None):
+            run.save_async(1, tree(1))
+            time.sleep(0.3 * (1 - jax.process_index()))  # it may have failed here and not there
+            told = outcome(run.save, 2, tree(2))
+        again = outcome(lambda: bool(run.save(3, tree(3))))
+        return {"told": told, "again": again, "known": steps_of(run)}
+
+
+def disagreeing(folder: str) -> Any:
+    """Different steps, different calls, and a lease of another job, are errors on all."""
+    import holdfast as hf
+
+    me = jax.process_index()
+    with hf.training.Checkpointer(folder) as run:
+        step = outcome(run.save, me, tree(0))
+        call = outcome(run.save, 1, tree(1)) if me else outcome(run.wait)
+        bad = {**tree(2), "bad": object()} if me else tree(2)
+        leaf = outcome(run.save, 2, bad)
+        saved = bool(run.save(5, tree(5)))
+        return {"step": step, "call": call, "leaf": leaf, "saved": saved, "known": steps_of(run)}
+
+
+def managed(folder: str) -> Any:
+    """Everything that is not a save."""
+    import holdfast as hf
+
+    trash = hf.training.Trash()
+    keep = hf.training.preservation_policies.LatestN(1)
+    found: dict[str, Any] = {}
+    with hf.training.Checkpointer(folder, preservation_policy=keep, trash=trash) as run:
+        run.save(1, tree(1))
+        run.pin(1, "first")
+        run.save(2, tree(2))
+        run.save(3, tree(3))
+        run.wait()
+        found["kept"] = steps_of(run)
+        found["pinned"] = outcome(run.delete, 1)
+        found["absent"] = outcome(run.unpin, "second")
+        run.unpin("first")
+        found["deleted"] = [run.delete(1), run.delete(7, missing_ok=True), steps_of(run)]
+        run.restore_from_trash(2)
+        found["restored"] = steps_of(run)
+        found["verdicts"] = [[one.step, one.kept] for one in run.explain()]
+        found["loaded"] = is_step(run.load(None, tree(0)), 3)
+        found["should"] = [run.should_save(step) for step in (2, 4)]
+    found["closed"] = outcome(run.save, 9, tree(9))
+    options = hf.CheckpointManagerOptions(max_to_keep=2, save_interval_steps=2)
+    with hf.CheckpointManager(f"{folder}-v0", options=options) as manager:
+        for step in range(7):
+            manager.save(step, args=hf.args.StandardSave(tree(step)))
+        manager.wait_until_finished()
+        loaded = manager.restore(None, args=hf.args.StandardRestore(tree(0)))
+        found["v0"] = [manager.all_steps(), is_step(loaded, 6)]
+    return found
+
+
+def stopped(folder: str) -> Any:
+    """A save is stopped while process 1 writes; the next one works."""
+    import asyncio
+
+    import holdfast as hf
+    from holdfast_checkpointer.handlers.staged_tree import StagedPyTree
+
+    original = StagedPyTree.write
+
+    async def slow(*arguments: Any) -> Any:
+        await asyncio.sleep(30 if jax.process_index() == 1 else 0)
+        return await original(*arguments)
+
+    with hf.training.Checkpointer(folder) as run:
+        StagedPyTree.write = slow  # type: ignore[method-assign, assignment]
+        run.save_async(1, tree(1))
+        time.sleep(0.2)
+        cancelled = run.cancel()
+        StagedPyTree.write = original  # type: ignore[method-assign]
+        return [cancelled, bool(run.save(2, tree(2))), steps_of(run)]
+
+
+def left(folder: str) -> Any:
+    """Process 1 leaves its training by an error; the others hear of it at their next call."""
+    import holdfast as hf
+
+    def train() -> None:
+        with hf.training.Checkpointer(folder) as run:
+            run.save(1, tree(1))
+            if jax.process_index() == 1:
+                raise FloatingPointError("the loss is NaN")
+            run.save(2, tree(2))
+
+    return outcome(train)
+
+
+def resume(folder: str) -> Any:
+    """Goes on where the run is, perhaps with another number of processes."""
+    import holdfast as hf
+
+    with hf.training.Checkpointer(folder) as run:
+        assert run.latest is not None
+        step = run.latest.step
+        loaded = run.load(None, tree(0))
+        saved = bool(run.save(step + 1, tree(step + 1)))
+        return [step, loaded["step"], saved, steps_of(run)[-1] - step]
+
+
+def damaged(folder: str, rows: int = 4096) -> Any:
+    """A bit flips in a chunk that process 1 alone reads: all load the step before."""
+    import holdfast as hf
+
+    with hf.training.Checkpointer(folder) as run:
+        for step in (1, 2):
+            run.save(step, tree(step, rows))
+        if jax.process_index() == 1:
+            (chunks,) = Path(folder, "2/state/ocdbt.process_1/d").iterdir()
+            data = bytearray(chunks.read_bytes())
+            data[len(data) // 2] ^= 1
+            chunks.write_bytes(data)
+        run.reload()
+        alone = outcome(lambda: is_step(run.load(2, tree(0, rows)), 2))
+        target = {"w": 1, "other": 2} if jax.process_index() else tree(0, rows)
+        misfit = outcome(run.load, 1, target, fallback=True)
+        loaded = run.load(None, tree(0, rows), fallback=True)
+        report = run.last_load
+        assert report is not None
+        return {
+            "alone": alone,
+            "misfit": misfit,
+            "loaded": is_step(loaded, 1),
+            "step": report.step,
+            "skipped": [[one.step, one.problem] for one in report.skipped],
+            "quarantined": sorted(run.quarantined),
+            "known": steps_of(run),
+            "saved": bool(run.save(2, tree(2, rows))),
+            "after": [steps_of(run), sorted(run.quarantined)],
+        }
+
+
+def preempted(folder: str) -> Any:
+    """Process 1 alone gets SIGTERM; JAX's service names a step for all."""
+    import holdfast as hf
+
+    policy = hf.training.save_decision_policies.PreemptionCheckpointingPolicy()
+    with hf.training.Checkpointer(folder, save_decision_policy=policy) as run:
+        for step in range(10_000):
+            if step == 3 and jax.process_index() == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            run.save(step, tree(step))
+            if run.reached_preemption(step):
+                break
+            time.sleep(0.01)
+        return [step, steps_of(run)]
