@@ -22,6 +22,9 @@ from holdfast_manager.checkpoint_manager.policies import what_to_keep, when_to_s
 from holdfast_manager.policies.preservation_policies import LatestN, PreserveAll
 from holdfast_manager.policies.save_decision_policies import FixedIntervalPolicy
 from holdfast_manager.step_names import composite_name_format, standard_name_format
+from holdfast_storage import LeaseLostError, get_loop, open_backend
+from holdfast_storage.commit import identity
+from holdfast_storage.lease import ProcessLeases, acquire
 
 
 @pytest.fixture
@@ -233,6 +236,23 @@ def test_removed_steps_go_to_the_folder_that_is_named_and_come_back(local, place
         assert manager.restore(3) == 3
         assert manager.empty_trash() == [0, 1]
     assert CheckpointManager(where).all_steps() == [2, 3]
+
+
+def test_a_run_is_taken_from_another_job_if_the_options_say_so(place):
+    def far_away():
+        own = identity.new_mark(uuid.uuid4().hex, "lease")
+        return dataclasses.replace(own, host="far-away", boot_id="far-away", pid=4711)
+
+    leases = ProcessLeases()
+    old = get_loop().run(acquire(open_backend(place), leases=leases, mark=far_away, beat_s=3600))
+    options = CheckpointManagerOptions(takeover=True)
+    with CheckpointManager(place, options=options) as manager:
+        manager.save(0, args=JsonSave(1))
+        manager.wait_until_finished()
+        assert manager.all_steps() == [0]
+    with pytest.raises(LeaseLostError):
+        get_loop().run(old.require())
+    leases.release_all()
 
 
 def test_so_many_steps_are_deleted_at_a_time():

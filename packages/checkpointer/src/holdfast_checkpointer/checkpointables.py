@@ -38,6 +38,7 @@ def save_checkpointables(
     checkpointables: Mapping[str, Any],
     *,
     overwrite: bool = False,
+    force: bool = False,
     custom_metadata: Mapping[str, Any] | None = None,
     context: options.Context | None = None,
 ) -> None:
@@ -50,11 +51,14 @@ def save_checkpointables(
             `CheckpointablesOptions.registry` takes, or the save arguments of a handler
             (`args.JsonSave(config)`), which choose it.
         overwrite: Replace a checkpoint that is there, as `save` does.
+        force: Replace it also in a run to which another process writes, as `save` does.
         custom_metadata: A JSON object to store beside the items.
         context: Options of this call.
 
     Raises:
         FileExistsError: Something is at `path`; it was not touched.
+        LeaseHeldError: It would replace a checkpoint in a run to which another process writes,
+            and `force` is false. Nothing was written.
         ValueError: There is no item, or a name, an item or the metadata cannot be saved; the
             item is named. Nothing was created.
         StorageError: The storage failed; nothing half-written is visible.
@@ -70,6 +74,7 @@ def save_checkpointables(
         path,
         checkpointables,
         overwrite=overwrite,
+        force=force,
         custom_metadata=custom_metadata,
         context=context,
     ).result()
@@ -80,6 +85,7 @@ def save_checkpointables_async(
     checkpointables: Mapping[str, Any],
     *,
     overwrite: bool = False,
+    force: bool = False,
     custom_metadata: Mapping[str, Any] | None = None,
     context: options.Context | None = None,
 ) -> AsyncResponse[None]:
@@ -96,7 +102,9 @@ def save_checkpointables_async(
     )
 
     async def write() -> None:
-        await write_checkpoint(backend, final, contents, replace=overwrite, context=chosen)
+        await write_checkpoint(
+            backend, final, contents, replace=overwrite, force=force, context=chosen
+        )
 
     return start_save(
         contents,

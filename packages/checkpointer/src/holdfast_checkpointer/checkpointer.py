@@ -100,8 +100,8 @@ class Checkpointer:
         Args:
             directory: A path or URL.
             *positional: The handler's save arguments, or what they are made from.
-            force: Replace a checkpoint that is there; it stays until the new one is
-                committed.
+            force: Replace a checkpoint that is there, whoever writes to the run in which it
+                is; it stays until the new one is committed.
             custom_metadata: A JSON object to store beside it.
             **keyword: `args=` with the handler's save arguments, or their fields; the item also
                 as `state=`.
@@ -137,7 +137,9 @@ class Checkpointer:
         contents = staged(contents_of, backend, final, chosen)
 
         async def write() -> None:
-            await write_checkpoint(backend, final, contents, replace=force, context=chosen)
+            await write_checkpoint(
+                backend, final, contents, replace=force, force=force, context=chosen
+            )
 
         return start_save(
             contents,

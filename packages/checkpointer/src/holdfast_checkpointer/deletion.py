@@ -17,6 +17,7 @@ def delete(
     *,
     checkpointable_name: str | None = None,
     missing_ok: bool = False,
+    force: bool = False,
     context: options.Context | None = None,
 ) -> bool:
     """Deletes one committed checkpoint, or one item of it.
@@ -30,6 +31,8 @@ def delete(
         path: A path or URL of the checkpoint itself, never of a run.
         checkpointable_name: The item to delete; None deletes the checkpoint.
         missing_ok: Return False instead of raising if it is not there.
+        force: Delete it also from a run to which another process writes. That process is told
+            nothing of it.
         context: Options of this call.
 
     Returns:
@@ -41,6 +44,8 @@ def delete(
             folder of one that Orbax wrote.
         CommitConflictError: The checkpoint was replaced meanwhile; the new one was not touched.
         NotImplementedError: One item of what Orbax wrote was asked for; it was not touched.
+        LeaseHeldError: Another process writes to the run in which this is, and `force` is false;
+            it was not touched.
 
     Examples:
         >>> import holdfast as hf, numpy as np
@@ -51,7 +56,11 @@ def delete(
         {'b': array([1., 1., 1.])}
     """
     return delete_async(
-        path, checkpointable_name=checkpointable_name, missing_ok=missing_ok, context=context
+        path,
+        checkpointable_name=checkpointable_name,
+        missing_ok=missing_ok,
+        force=force,
+        context=context,
     ).result()
 
 
@@ -60,16 +69,17 @@ def delete_async(
     *,
     checkpointable_name: str | None = None,
     missing_ok: bool = False,
+    force: bool = False,
     context: options.Context | None = None,
 ) -> AsyncResponse[bool]:
     """Deletes in the background; see `delete`. A name that is none raises here."""
     chosen = options.current(context)
     backend, final = chosen.locate(path)
     if checkpointable_name is None:
-        work = remove_checkpoint(backend, final, missing_ok=missing_ok)
+        work = remove_checkpoint(backend, final, missing_ok=missing_ok, force=force)
     else:
         check_item_name(checkpointable_name)
-        work = remove_item(backend, final, checkpointable_name, missing_ok=missing_ok)
+        work = remove_item(backend, final, checkpointable_name, missing_ok=missing_ok, force=force)
     return AsyncResponse(
         work,
         what=f"the deletion of {checkpointable_name or 'everything'} in {path}",

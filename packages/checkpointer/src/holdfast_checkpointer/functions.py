@@ -21,6 +21,7 @@ from holdfast_checkpointer.engine.names import (
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.saving import (
     Contents,
+    refuse_if_taken,
     staged,
     start_save,
     write_checkpoint,
@@ -59,6 +60,7 @@ def save(
     *,
     checkpointable_name: str = STATE,
     overwrite: bool = False,
+    force: bool = False,
     custom_metadata: Mapping[str, Any] | None = None,
     context: options.Context | None = None,
 ) -> None:
@@ -70,12 +72,16 @@ def save(
         checkpointable_name: The item's name inside the checkpoint.
         overwrite: Replace a checkpoint that is there. It stays loadable until the new one
             is committed, and if this save fails.
+        force: Replace it also in a run to which another process writes. That process is told
+            nothing of it.
         custom_metadata: A JSON object to store beside the state.
         context: Options of this call.
 
     Raises:
         FileExistsError: Something is at `path` (`CommitConflictError`: a checkpoint, or
             `DestinationOccupiedError`: something else). It was not touched.
+        LeaseHeldError: It would replace a checkpoint in a run to which another process writes,
+            and `force` is false. Nothing was written.
         ValueError: A leaf, a name or the metadata cannot be saved. Nothing was created.
         StorageError: The storage failed; nothing half-written is visible.
 
@@ -90,6 +96,7 @@ def save(
         state,
         checkpointable_name=checkpointable_name,
         overwrite=overwrite,
+        force=force,
         custom_metadata=custom_metadata,
         context=context,
     ).result()
@@ -101,6 +108,7 @@ def save_async(
     *,
     checkpointable_name: str = STATE,
     overwrite: bool = False,
+    force: bool = False,
     custom_metadata: Mapping[str, Any] | None = None,
     context: options.Context | None = None,
 ) -> AsyncResponse[None]:
@@ -123,7 +131,9 @@ def save_async(
     )
 
     async def write() -> None:
-        await write_checkpoint(backend, final, contents, replace=overwrite, context=chosen)
+        await write_checkpoint(
+            backend, final, contents, replace=overwrite, force=force, context=chosen
+        )
 
     return start_save(
         contents,
@@ -377,6 +387,7 @@ def copy(
     destination: Path,
     *,
     overwrite: bool = False,
+    force: bool = False,
     context: options.Context | None = None,
 ) -> None:
     """Copies a checkpoint to any place on any storage: data first, the commit record last.
@@ -389,11 +400,13 @@ def copy(
         source: A path or URL of one holdfast checkpoint. It is never touched.
         destination: A path or URL of the copy.
         overwrite: Replace a checkpoint that is there, as `save` does.
+        force: Replace it also in a run to which another process writes, as `save` does.
         context: Options of this call.
 
     Raises:
         FileNotFoundError: No checkpoint is committed at `source`.
         FileExistsError: Something is at `destination`; it was not touched.
+        LeaseHeldError: It is in a run to which another process writes, and `force` is false.
         ValueError: The two are one place or one lies in the other, or the source is damaged
             (`DamagedCheckpointError`); nothing was written.
         NotImplementedError: Orbax wrote the source: load it and save it.
@@ -405,7 +418,7 @@ def copy(
         >>> hf.load("memory://doc/destination")
         {'w': array([0, 1, 2])}
     """
-    copy_async(source, destination, overwrite=overwrite, context=context).result()
+    copy_async(source, destination, overwrite=overwrite, force=force, context=context).result()
 
 
 def copy_async(
@@ -413,6 +426,7 @@ def copy_async(
     destination: Path,
     *,
     overwrite: bool = False,
+    force: bool = False,
     context: options.Context | None = None,
 ) -> AsyncResponse[None]:
     """Copies in the background; see `copy`."""
@@ -430,6 +444,8 @@ def copy_async(
                     key=from_final,
                     root=from_backend.root,
                 )
+        if overwrite:
+            await refuse_if_taken(to_backend, to_final, replace=True, force=force)
         await copy_checkpoint(from_backend, from_final, to_backend, to_final, replace=overwrite)
 
     return AsyncResponse(

@@ -28,15 +28,19 @@ from holdfast_storage.commit import (
     remove_hint,
     rewrite_checkpoint,
 )
+from holdfast_storage.lease import refuse_if_written
 
 
-async def remove_checkpoint(backend: StorageBackend, final: str, *, missing_ok: bool) -> bool:
+async def remove_checkpoint(
+    backend: StorageBackend, final: str, *, missing_ok: bool, force: bool = False
+) -> bool:
     """Un-commits a checkpoint, damaged or not, then removes its data.
 
     Returns:
         False if none is there and may be.
 
     Raises:
+        LeaseHeldError: It is in a run to which another process writes, without `force`.
         CheckpointNotFoundError: There is no checkpoint, or it is an item of one.
         InvalidLayoutError: Other checkpoints are in it.
     """
@@ -47,21 +51,25 @@ async def remove_checkpoint(backend: StorageBackend, final: str, *, missing_ok: 
             attempt = (await open_committed(backend, final, check_whole=False)).record.attempt
         except CheckpointNotFoundError:
             if (await occupant(backend, final)).kind == "orbax":
-                await _remove_orbax(backend, final)
+                await _remove_orbax(backend, final, force=force)
                 return True
             if missing_ok:
                 return False
             raise
+    await refuse_if_written(backend, final, force=force)
     strategy = await backend.commit_strategy()
     await remove_hint(backend, final)
     await strategy.retire(final, expected=str(attempt))
     return True
 
 
-async def remove_item(backend: StorageBackend, final: str, name: str, *, missing_ok: bool) -> bool:
+async def remove_item(
+    backend: StorageBackend, final: str, name: str, *, missing_ok: bool, force: bool = False
+) -> bool:
     """Replaces a checkpoint by one without an item; False if it is not there and may be.
 
     Raises:
+        LeaseHeldError: It is in a run to which another process writes, without `force`.
         CheckpointNotFoundError: There is no checkpoint, or (`ItemNotFoundError`) no such item.
         ValueError: It is the only item.
         UnsupportedOperationError: Orbax wrote the checkpoint.
@@ -83,6 +91,7 @@ async def remove_item(backend: StorageBackend, final: str, name: str, *, missing
             raise ValueError(
                 f"item {name!r} is the only one of {area.label}: delete the checkpoint instead"
             )
+        await refuse_if_written(backend, final, force=force)
         await rewrite_checkpoint(
             backend,
             area,
@@ -101,7 +110,7 @@ async def remove_item(backend: StorageBackend, final: str, name: str, *, missing
     return True
 
 
-async def _remove_orbax(backend: StorageBackend, final: str) -> None:
+async def _remove_orbax(backend: StorageBackend, final: str, *, force: bool) -> None:
     """Removes all that is in the folder of a checkpoint of Orbax's, which lists no files."""
     await refuse_no_checkpoint(backend, final)
     if await holds_unmarked(backend, keys.parent(final)):
@@ -111,6 +120,7 @@ async def _remove_orbax(backend: StorageBackend, final: str) -> None:
             key=final,
             root=backend.root,
         )
+    await refuse_if_written(backend, final, force=force)
     strategy = await backend.commit_strategy()
     remove = await strategy.uncommit_orbax(final)
     await remove()

@@ -26,6 +26,7 @@ from holdfast_storage import (
     WriteArea,
 )
 from holdfast_storage.commit import occupant, write_attempt
+from holdfast_storage.lease import refuse_if_written
 
 T = TypeVar("T")
 R = TypeVar("R", bound=AsyncResponse[Any])
@@ -108,6 +109,7 @@ async def write_checkpoint(
     contents: Contents,
     *,
     replace: bool,
+    force: bool = False,
     context: Context,
     around: Callable[[Commit], Awaitable[CommitRecord]] | None = None,
 ) -> CommitRecord:
@@ -120,12 +122,14 @@ async def write_checkpoint(
         final: The prefix of the checkpoint.
         contents: What is written.
         replace: Whether the caller asked to replace a checkpoint that is there.
+        force: Replace it also in a run to which another process writes.
         context: Options.
         around: What the process that commits does before and after: it is given the rest of the
             work, which takes whether to replace, and awaits it. The others wait, and are told
             if it fails.
 
     Raises:
+        LeaseHeldError: It would replace a checkpoint in such a run; nothing was written.
         DisagreementError: The processes do not save the same; on all of them.
         RemoteProcessError: Another process of the job failed.
         UnsupportedOptionError: The store does not commit as `atomicity` asks.
@@ -153,7 +157,7 @@ async def write_checkpoint(
 
     async def look(replaces: bool) -> None:
         await _refuse_other_commit(backend, context.atomicity.mode)
-        await refuse_if_taken(backend, final, replace=replaces)
+        await refuse_if_taken(backend, final, replace=replaces, force=force)
 
     async def alone(replaces: bool) -> CommitRecord:
         await look(replaces)
@@ -197,14 +201,21 @@ async def _refuse_other_commit(backend: StorageBackend, mode: AtomicityMode) -> 
         )
 
 
-async def refuse_if_taken(backend: StorageBackend, final: str, *, replace: bool) -> None:
+async def refuse_if_taken(
+    backend: StorageBackend, final: str, *, replace: bool, force: bool = False
+) -> None:
     """Looks whether a save could commit here; the commit decides it.
 
     Raises:
         CommitConflictError: A checkpoint is there, and is not to be replaced.
+        LeaseHeldError: It is in a run to which another process writes, without `force`.
     """
     found = await occupant(backend, final)
-    if found.kind in ("ours", "orbax") and not replace:
+    if found.kind not in ("ours", "orbax"):
+        return
+    if replace:
+        await refuse_if_written(backend, final, force=force)
+    else:
         raise CommitConflictError(
             "a checkpoint exists here already; pass overwrite=True (force=True) to replace it",
             key=final,

@@ -137,6 +137,7 @@ class CheckpointManager(Housekeeping):
             what_to_keep(options),
             options.names(),
             self._metadata if stores else None,
+            takeover=options.takeover,
             trash=options.trash(),
             deletion=options.deletion(),
         )

@@ -73,6 +73,8 @@ class CheckpointManagerOptions:
         enable_per_process_directory_creation: Only False: one process saves.
         lightweight_initialize: Makes no difference: what is known of a step is always read when
             it is first asked for.
+        takeover: At the first save or removal, take the run from whatever job writes to it,
+            without waiting; that job can then neither commit nor remove steps.
 
     Raises:
         ValueError: A value is out of range, or two options exclude each other; or
@@ -122,6 +124,7 @@ class CheckpointManagerOptions:
     enable_should_save_is_saving_in_progress_check: bool = True
     enable_per_process_directory_creation: bool = False
     lightweight_initialize: bool = False
+    takeover: bool = False
 
     def __post_init__(self) -> None:
         self.names()

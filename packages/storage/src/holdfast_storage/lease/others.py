@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from holdfast_storage import keys
 from holdfast_storage.backend import StorageBackend
+from holdfast_storage.commit import guard
 from holdfast_storage.lease.process import ProcessLeases, process_leases
 from holdfast_storage.lease.watching import Holder, Patience, find_holder, held_error
 
@@ -31,10 +32,12 @@ async def refuse_if_written(
 ) -> None:
     """Refuses to replace or delete a checkpoint in a run to which another process writes.
 
+    Nothing is asked where the caller has the lease (see `commit.guard`).
+
     Raises:
         LeaseHeldError: Another process does, and `force` is false.
     """
-    if force:
+    if force or guard.current() is not None:
         return
     holder = await other_writer(backend, keys.parent(final), patience=patience)
     if holder is not None:
