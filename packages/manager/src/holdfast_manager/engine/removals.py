@@ -11,12 +11,14 @@ there.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
+from holdfast_manager.engine.reaper import Background
 from holdfast_manager.errors import StepNotFoundError
 from holdfast_manager.run_directory import RunDirectory
 from holdfast_manager.steps import CheckpointMetadata
@@ -35,6 +37,9 @@ class Removals:
         run: The run.
         patience_s: How long `settle` waits for a removal that is under way, in seconds.
         pause_s: Between two looks.
+
+    Attributes:
+        ending: Announcements that are taken back.
     """
 
     def __init__(self, run: RunDirectory, *, patience_s: float, pause_s: float) -> None:
@@ -42,6 +47,7 @@ class Removals:
         self._backend = run.backend
         self._patience_s = patience_s
         self._pause_s = pause_s
+        self.ending = Background()
 
     @asynccontextmanager
     async def announced(self, names: Sequence[str]) -> AsyncIterator[Clock]:
@@ -56,7 +62,9 @@ class Removals:
         try:
             yield when
         finally:
-            await self._backend.delete(key)
+            # Nobody who removes waits for this; who holds one of these steps does.
+            delete = functools.partial(self._backend.delete, key)
+            self.ending.add(delete, f"the announcement {key}")
 
     async def forget_dead(self) -> None:
         """Clears what removers left that are provably gone, or silent for an hour."""

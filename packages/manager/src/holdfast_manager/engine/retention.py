@@ -77,6 +77,7 @@ class Retention:
         """Waits as `wait` does, and a while for the deletion of data."""
         self.wait()
         self._reaper.close(termination.patience(self._reaper.patience_s))
+        self._holds.removals.ending.close(termination.patience(self._reaper.patience_s))
 
     def sweep(self) -> None:
         """Looks in the background for what dead writers left, once."""

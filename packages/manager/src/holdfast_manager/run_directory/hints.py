@@ -56,8 +56,8 @@ class HintKeeper:
             _log.debug("a hint of %s stays for now: %s", self._backend.root, work.exception())
 
     async def remove(self, name: str) -> None:
-        """Removes the hint of a step that turned out not to be committed."""
-        await self._as_good_as_it_goes(remove_hint(self._backend, name))
+        """Removes the hint of a step that turned out not to be committed; delays nothing either."""
+        await self._as_good_as_it_goes(self.take(name))
 
     async def _as_good_as_it_goes(self, change: Awaitable[None]) -> None:
         try:
