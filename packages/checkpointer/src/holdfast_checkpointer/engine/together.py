@@ -53,19 +53,17 @@ def staged_together(job: Membership, deadline_s: float, place: str, stage: Calla
         return stage()
     try:
         return stage()
-    except Exception as error:
+    except BaseException as error:  # Ctrl-C too: the others would wait for it until the deadline
         get_loop().run(_tell(operation_for(job, deadline_s, place), error))
         raise
 
 
-async def _tell(operation: Operation, error: Exception) -> None:
-    try:
-        async with operation:
-            operation.enter("the validation")
-            raise error
-    except Exception as raised:
-        if raised is not error:
-            raise
+async def _tell(operation: Operation, error: BaseException) -> None:
+    async with operation:
+        operation.enter("the validation")
+        if isinstance(error, RemoteProcessError):  # of an earlier save; nobody else tells of it
+            error = CoordinationError(str(error))
+        await operation.fail(error)
 
 
 @dataclass

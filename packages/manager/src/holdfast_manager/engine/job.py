@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import json
 import threading
+import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -40,7 +41,6 @@ from holdfast_storage import (
     InvalidKeyError,
     LeaseHeldError,
     LeaseLostError,
-    RecordForbiddenError,
     RecordUnreadableError,
     UnsupportedOperationError,
 )
@@ -68,7 +68,6 @@ tell_alike(
     InvalidKeyError,
     LeaseHeldError,
     LeaseLostError,
-    RecordForbiddenError,
     RecordUnreadableError,
     UnsupportedOperationError,
 )
@@ -237,7 +236,8 @@ class Job:
         loop = get_loop()
         gathered = loop.run(operation.gather("the call", json.dumps(ballot).encode()))
         if gathered is None:
-            found: dict[str, Any] = json.loads(loop.run(operation.conclude()))
+            data = zlib.decompress(loop.run(operation.conclude()))
+            found: dict[str, Any] = json.loads(data)
             return found
         operation.enter("the decision")
         ballots = {process: json.loads(data) for process, data in sorted(gathered.items())}
@@ -251,7 +251,8 @@ class Job:
             finally:
                 beat.cancel()
         answer = {"value": value, "failed": failed, "news": self._view.news()}
-        loop.run(operation.conclude(json.dumps(answer).encode()))
+        # The first news list the whole run.
+        loop.run(operation.conclude(zlib.compress(json.dumps(answer).encode())))
         return answer
 
 

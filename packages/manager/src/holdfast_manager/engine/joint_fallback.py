@@ -62,6 +62,7 @@ class JointLoading(Loading):
             for number in itertools.count():
                 entry = await self._chosen(operation, number, search)
                 if entry is None:
+                    await operation.conclude(b"" if operation.is_primary else None)
                     raise self._given_up(search)
                 operation.enter(f"the load of step {entry.step}")
                 found = await operation.until_failure(self._try(entry, read, deadline, search))
@@ -129,11 +130,10 @@ class JointLoading(Loading):
         self, operation: Operation, entry: CheckpointMetadata, search: Search
     ) -> LoadReport:
         """The primary marks what was found; all know of it after that."""
-        if operation.is_primary:
-            report = await self._report(entry, search)
-            await operation.conclude(b"")
+        report = await self._report(entry, search) if operation.is_primary else None
+        await operation.conclude(b"" if operation.is_primary else None)
+        if report is not None:
             return report
-        await operation.conclude()
         newer = [one for one in search.skipped if one.entry.step > entry.step]
         for one in newer:
             self._known.set_aside(one)

@@ -346,8 +346,10 @@ class Saver:
 
     def _end(self, call: str) -> None:
         self._wait_for_what_runs()
-        self._retention.wait()
-        self._turn(call, lambda _: None, failed=self._earlier_failure())
+        if self._job.alone:
+            self._retention.wait()
+        # In turn, so that the others see that the primary, which has to wait, gets on.
+        self._turn(call, lambda _: self._retention.wait(), failed=self._earlier_failure())
 
     def check(self) -> None:
         """Raises what has failed in the background, unless somebody was told; does not wait."""
