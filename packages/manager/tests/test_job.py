@@ -216,7 +216,10 @@ def test_a_step_that_the_primary_removes_is_gone_for_all(processes, runs):
     assert again == [False] * processes.count
     for error in processes.each(lambda me: runs[me].saver.delete(2, None, missing_ok=False)):
         assert type(error) is StepNotFoundError
-    assert processes.each(lambda me: runs[me].saver.would_save(9)) == [False] * processes.count
+    assert (
+        processes.each(lambda me: runs[me].saver.decisions.would_save(9))
+        == [False] * processes.count
+    )
     assert processes.each(lambda me: runs[me].saver.close()) == [None] * processes.count
     assert processes.service.keys == []
 

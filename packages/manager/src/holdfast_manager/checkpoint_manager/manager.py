@@ -183,12 +183,12 @@ class CheckpointManager(Housekeeping):
 
     def reached_preemption(self, step: SupportsIndex) -> bool:
         """Whether JAX's preemption service says that the job saves at this step, and is stopped."""
-        return self._run.saver.reached_preemption(check_step(step))
+        return self._run.saver.decisions.reached_preemption(check_step(step))
 
     def should_save(self, step: SupportsIndex) -> bool:
         """Whether `save` would save this step. Changes nothing."""
         number = check_step(step)
-        return not self._options.read_only and self._run.saver.would_save(number)
+        return not self._options.read_only and self._run.saver.decisions.would_save(number)
 
     def save(
         self,
@@ -248,7 +248,7 @@ class CheckpointManager(Housekeeping):
         saver = self._run.saver
         alone = self._run.job.alone  # or else this differs between the processes
         busy = alone and not force and saver.is_saving(number)
-        if busy and (reason := saver.reason_to_skip(number)):
+        if busy and (reason := saver.decisions.reason_to_skip(number)):
             return SaveResult(number, saved=False, reason=reason)
         try:
             response = saver.save(

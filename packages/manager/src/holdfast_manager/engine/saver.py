@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import copy
-import json
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -21,17 +20,15 @@ from holdfast_checkpointer.engine.saving import (
 )
 from holdfast_checkpointer.options import Context
 from holdfast_manager.engine import termination
+from holdfast_manager.engine.decisions import Decisions
 from holdfast_manager.engine.job import Job, Said
 from holdfast_manager.engine.known import KnownSteps
-from holdfast_manager.engine.preemption import Notice, Preemption
 from holdfast_manager.engine.quarantine import Quarantine
 from holdfast_manager.engine.results import SaveResponse, SaveResult
 from holdfast_manager.engine.retention import Retention
 from holdfast_manager.engine.writing_lease import WritingLease
 from holdfast_manager.errors import StepAlreadyExistsError, StepNotFoundError
-from holdfast_manager.policies.checks import yes_or_no
-from holdfast_manager.policies.info import Candidate
-from holdfast_manager.policies.save_decision_policies import DecisionContext, SaveDecisionPolicy
+from holdfast_manager.policies.save_decision_policies import SaveDecisionPolicy
 from holdfast_manager.run_directory import RunDirectory
 from holdfast_manager.steps import CheckpointMetadata
 from holdfast_metadata import CommitRecord
@@ -62,6 +59,9 @@ class Saver:
         policy: When to save.
         context: Options.
         root_metadata: Stored once for the run.
+
+    Attributes:
+        decisions: What would become of a step.
     """
 
     def __init__(
@@ -83,14 +83,13 @@ class Saver:
         self._quarantine = quarantine
         self._lease = lease
         self._job = job
-        self._policy = policy
         self._context = context
         self._root_metadata = root_metadata
-        self._preemption = Preemption()
         self._lock = threading.RLock()
         self._current: _Running | None = None
         self._deletion: AsyncResponse[bool] | None = None
         self._closed = False
+        self.decisions = Decisions(run, known, job, policy, context, self._turn, self._step_saved)
 
     def save(
         self,
@@ -105,10 +104,18 @@ class Saver:
         self._job.require_current(self._context)
         with self._lock:
             self._check_open()
-            verdict = self._decided(step, metrics, force=force, overwrite=overwrite)
-            if verdict["skip"]:
-                return SaveResponse.declined(step, verdict["skip"])
-            name, what = verdict["name"], f"the save of step {step} in {self._run.label}"
+            if self.is_saving(step):
+                self.wait_for_save()  # its outcome decides about this one
+            decision = self.decisions.decide(
+                step,
+                metrics,
+                force=force,
+                overwrite=overwrite,
+                failed=self._earlier_failure(f"step {step} was not saved"),
+            )
+            if decision.skip:
+                return SaveResponse.declined(step, decision.skip)
+            name, what = decision.name, f"the save of step {step} in {self._run.label}"
 
             def ready() -> Contents:
                 self._wait_for_what_runs()
@@ -118,7 +125,7 @@ class Saver:
 
             contents = staged(ready, self._run.backend, name, self._context)
             # The caller may change them meanwhile.
-            kept = copy.deepcopy(metrics) if self._job.alone else verdict["metrics"]
+            kept = copy.deepcopy(metrics) if self._job.alone else decision.metrics
             response = attended(
                 contents,
                 lambda: SaveResponse(
@@ -130,43 +137,6 @@ class Saver:
             )
             self._current = _Running(step, response)
             return response
-
-    def _decided(
-        self, step: int, metrics: Mapping[str, Any] | None, *, force: bool, overwrite: bool
-    ) -> dict[str, Any]:
-        """What becomes of a step, the same on every process of the job."""
-
-        def decide(said: Said) -> dict[str, Any]:
-            if not overwrite and self._known.is_committed(step):
-                raise StepAlreadyExistsError(step, self._run.label)
-            skip = ""
-            notice = Notice.among(said)
-            if not force:
-                skip = self._reason_to_skip(step, notice, metrics=metrics, overwrite=overwrite)
-            name = "" if skip else self._known.name_for(step)
-            kept = None if skip or self._job.alone else _as_json(metrics)
-            return {"skip": skip, "name": name, "metrics": kept, "notice": notice.as_json()}
-
-        if self.is_saving(step):
-            self.wait_for_save()  # its outcome decides about this one
-        how = ", force=True" * force + ", overwrite=True" * overwrite
-        return self._asked(step, f"save({step}{how})", decide, failing=f"step {step} was not saved")
-
-    def _asked(
-        self,
-        step: int,
-        call: str,
-        decide: Callable[[Said], dict[str, Any]],
-        *,
-        failing: str | None = None,
-    ) -> dict[str, Any]:
-        """Has a step decided about; all processes have seen the same notices after that."""
-        failed = None if failing is None else self._earlier_failure(failing)
-        # JAX expects to be asked at every step, in every process.
-        said = None if failed else self._preemption.own(step).as_json()
-        verdict = self._turn(call, decide, said=said, failed=failed)
-        self._preemption.settle(step, Notice(*verdict["notice"]))
-        return verdict
 
     def _turn(
         self,
@@ -183,61 +153,6 @@ class Saver:
             return self._earlier_failure()
 
         return self._job.turn(call, decide, said=said, failed=failed, late=late)
-
-    def would_save(self, step: int) -> bool:
-        """Whether a step would be saved. Changes nothing."""
-
-        def decide(said: Said) -> dict[str, Any]:
-            notice = Notice.among(said)
-            return {"skip": self._reason_to_skip(step, notice), "notice": notice.as_json()}
-
-        return not self._asked(step, f"should_save({step})", decide)["skip"]
-
-    def reason_to_skip(self, step: int) -> str:
-        """Why a step would not be saved, in words; empty if it would be. Of one process only."""
-        return self._reason_to_skip(step, self._preemption.own(step))
-
-    def _reason_to_skip(
-        self,
-        step: int,
-        notice: Notice,
-        *,
-        metrics: Mapping[str, Any] | None = None,
-        overwrite: bool = False,
-    ) -> str:
-        checkpoints = self._known.all()
-        latest = checkpoints[-1].step if checkpoints else -1
-        if step < latest or (step == latest and not overwrite):
-            return f"step {step} is not newer than the latest, {latest} (force=True saves it)"
-        running = self._current
-        if self.is_saving() and running is not None and step <= running.step and not overwrite:
-            return f"step {step} is not newer than {running.step}, which is being saved"
-        saving = self.is_saving()
-        context = DecisionContext(
-            is_saving_in_progress=saving,
-            reached_preemption=notice.reached,
-            multiprocessing_options=self._context.multiprocessing,
-            saving_step=running.step if saving and running is not None else None,
-        )
-        if notice.reached and notice.signal:
-            return ""  # no step comes after this one, whatever the policy waits for
-        candidate = Candidate(step, metrics=metrics)
-        answer: object = self._policy.should_save(candidate, checkpoints, context=context)
-        if answer is None or not yes_or_no(answer, self._policy):
-            busy = f"; step {running.step} was being saved" if saving and running else ""
-            return f"the policy {self._policy!r} declined step {step}{busy}"
-        return ""
-
-    def reached_preemption(self, step: int) -> bool:
-        """Whether this is the step at which a job that is to be stopped saves."""
-        if self._job.alone or self._preemption.is_settled(step):
-            return self._preemption.reached(step)
-
-        def decide(said: Said) -> dict[str, Any]:
-            return {"notice": Notice.among(said).as_json()}
-
-        verdict = self._asked(step, f"reached_preemption({step})", decide)
-        return Notice(*verdict["notice"]).reached
 
     def delete(self, step: int, item: str | None, *, missing_ok: bool) -> AsyncResponse[bool]:
         """Removes one step, or an item of it, by name; see `Checkpointer.delete_async`."""
@@ -282,8 +197,11 @@ class Saver:
         """
         try:
             stopped = self._turn("cancel()", lambda _: self._cancel())
-        except Exception as error:  # noqa: BLE001 - it is raised, or what is nearer to it
-            raise self._stopped_too() or error from None
+        except Exception:
+            nearer = self._stopped_too()
+            if nearer is not None:
+                raise nearer from None
+            raise
         if stopped:
             self._stopped_too()  # that it was stopped, as the caller asked
         return stopped
@@ -311,6 +229,10 @@ class Saver:
         if current is None or step not in (None, current.step):
             return False
         return not current.response.done()
+
+    def _step_saved(self) -> int | None:
+        current = self._current
+        return current.step if current is not None and self.is_saving() else None
 
     def wait(self) -> None:
         """Waits for the background save and the removal of old steps; raises failures once."""
@@ -449,11 +371,3 @@ class Saver:
         entry = self._run.describe(step, record.committed_ns, name)
         entry.take_metrics(metrics)
         self._known.add(entry)
-
-
-def _as_json(metrics: Any) -> Any:
-    """Metrics for the other processes; None if they are none that can be saved."""
-    try:
-        return json.loads(json.dumps(metrics))
-    except (TypeError, ValueError):
-        return None  # staging says why

@@ -165,7 +165,7 @@ class Checkpointer(Loads, Housekeeping):
 
     def should_save(self, step: SupportsIndex) -> bool:
         """Whether `save` would save this step. Changes nothing."""
-        return self._run.saver.would_save(check_step(step))
+        return self._run.saver.decisions.would_save(check_step(step))
 
     def reached_preemption(self, step: SupportsIndex) -> bool:
         """Whether this is the step at which a job that is about to be stopped saves and ends.
@@ -173,7 +173,7 @@ class Checkpointer(Loads, Housekeeping):
         So says JAX's preemption service, or a signal; see `save_on_termination`. Ask after
         `save`, for the same step.
         """
-        return self._run.saver.reached_preemption(check_step(step))
+        return self._run.saver.decisions.reached_preemption(check_step(step))
 
     def save(
         self,
