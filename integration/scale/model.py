@@ -101,7 +101,7 @@ async def _save(me: int, processes: int, backend: FaultyBackend, service: Memory
         joint = JointSave(operation, backend, "step", items, replace=False)
         await joint.agree()
         if operation.is_primary:
-            await joint.lead(documents)
+            await joint.lead(documents, replace=False)
         else:
             await joint.follow()
 

@@ -1,9 +1,12 @@
 """What several processes do together: simulated in one, over a store that counts."""
 
 import asyncio
+import time
 
 import pytest
 
+from holdfast_checkpointer import progress
+from holdfast_checkpointer.engine.together import _tell
 from holdfast_checkpointer.multihost.coordinator import Coordinator
 from holdfast_checkpointer.multihost.errors import (
     DisagreementError,
@@ -183,3 +186,38 @@ async def test_messages_grow_with_the_number_of_processes_and_no_faster(count):
 def test_a_process_that_takes_no_part_is_refused():
     with pytest.raises(ValueError, match="must take part"):
         Coordinator(MemoryService(), me=3, processes=[0, 1], primary=0)
+
+
+async def test_a_long_write_that_says_it_gets_on_is_waited_for():
+    async def part(operation):
+        if operation.me == 1:
+            for _ in range(12):
+                await asyncio.to_thread(time.sleep, 0.05)
+                await asyncio.create_task(asyncio.to_thread(progress.note))
+        await operation.barrier("written")
+        return await operation.conclude(b"x" if operation.is_primary else None)
+
+    assert await together(2, part, deadline_s=0.3) == [b"x"] * 2
+    progress.note()  # nobody listens any more
+
+
+async def test_an_interrupt_before_a_process_takes_part_is_told_and_raised_by_its_caller_alone():
+    async def part(operation):
+        return await operation.vote("trees", b"", lambda _: b"")
+
+    service = MemoryService()
+    coordinators = [
+        Coordinator(service, me=me, processes=range(2), primary=0, deadline_s=30) for me in (0, 1)
+    ]
+
+    async def first():
+        async with coordinators[0].operation("save x") as operation:
+            await part(operation)
+
+    telling = _tell(coordinators[1].operation("save x"), KeyboardInterrupt())
+    heard, told = await asyncio.gather(first(), telling, return_exceptions=True)
+    assert told is None
+    assert isinstance(heard, RemoteProcessError)
+    assert "process 1" in str(heard)
+    assert "KeyboardInterrupt" in str(heard)
+    assert service.keys == []

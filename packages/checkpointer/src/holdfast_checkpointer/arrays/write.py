@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
+from holdfast_checkpointer import progress
 from holdfast_checkpointer.arrays import failures, formats, plan
 from holdfast_checkpointer.arrays.formats import storage_dtype
 from holdfast_checkpointer.arrays.options import ArraySaveOptions
@@ -19,6 +20,7 @@ from holdfast_storage import KvTarget
 from holdfast_storage.commit import carry_through
 
 _LARGE_CHUNK = 1 << 20
+_BATCH_OF_A_JOB = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -82,9 +84,13 @@ async def write_arrays(
         database = formats.database_spec(
             target, write=True, file_bytes=options.ocdbt_target_data_file_size
         )
-        for batch in _batches(written, options.bytes_in_flight):
+        # A batch is one commit, during which nobody can see whether it gets on.
+        together = any(array.part is not None for array in written)
+        limit = options.bytes_in_flight or (_BATCH_OF_A_JOB if together else None)
+        for batch in _batches(written, limit):
             for record in await _write_batch(database, batch, options, context):
                 records[record.name] = record
+            progress.note()
     return [records[array.name] for array in arrays]
 
 
@@ -127,6 +133,7 @@ async def _write_batch(
                 database, array, metadata, chunks, context, transaction, stored
             )
         records.append(_record(array, stored, shape, digests))
+        progress.note()
     await _commit(pending, transaction)
     return records
 

@@ -59,6 +59,7 @@ def staged_together(job: Membership, deadline_s: float, place: str, stage: Calla
 
 
 async def _tell(operation: Operation, error: BaseException) -> None:
+    """Only tells: raised on the storage loop, an interrupt would end it."""
     async with operation:
         operation.enter("the validation")
         if isinstance(error, RemoteProcessError):  # of an earlier save; nobody else tells of it
@@ -244,11 +245,16 @@ class _Leader(Fellows):
                     f"another process wrote {path!r} ({entry.size} bytes), which process "
                     f"{self.save.operation.me} does not see in {self.save.backend.root}"
                 )
+        await self.save.operation.require_no_failure()  # of one that handed in and was stopped
         return tuple({**found, **self.entries}[path] for path in sorted({**found, **self.entries}))
 
     async def stop(self, error: BaseException) -> None:
         await self.save.operation.fail(error)
-        busy = await self.save.operation.others_stopped(_STOPPING_PATIENCE_S)
+        try:
+            busy = await self.save.operation.others_stopped(_STOPPING_PATIENCE_S)
+        except CoordinationError:  # the attempt is removed all the same
+            _log.warning("it is not known whether the others stopped", exc_info=True)
+            return
         if busy:
             _log.warning(
                 "the save of %s failed, and processes %s have not said that they stopped",

@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from holdfast_checkpointer import progress
 from holdfast_checkpointer.multihost.errors import (
     CoordinationError,
     FailureReport,
@@ -70,6 +71,7 @@ class Operation:
         self._steps = 0
         self._published = 0
         self._ticker: asyncio.Task[None] | None = None
+        self._listening: Any = None
 
     @property
     def is_primary(self) -> bool:
@@ -79,6 +81,7 @@ class Operation:
     async def __aenter__(self) -> Self:
         self._end = asyncio.create_task(self._watch())
         self._ticker = asyncio.create_task(self._tick())
+        self._listening = progress.listen(self.advance)
         return self
 
     async def __aexit__(
@@ -90,13 +93,14 @@ class Operation:
         assert self._end is not None
         assert self._ticker is not None
         self._ticker.cancel()
+        progress.forget(self._listening)
         if error is not None:
             await self.fail(error)
         self._end.cancel()
         await asyncio.wait([self._end])
         with contextlib.suppress(CoordinationError):
             if error is not None and not self.is_primary:
-                await self._service.put(f"{self._key}/stopped/{self.me}", b"")
+                await self._service.put(f"{self._key}/stopped/{self.me}", b"", overwrite=True)
             if await self._service.increment(f"{self._key}/left") == len(self.processes):
                 await self._service.delete(self._key)
 
@@ -150,7 +154,9 @@ class Operation:
         """
         self.enter(phase)
         if not self.is_primary:
-            await self.until_failure(self._service.put(self._at(phase, self.me), value))
+            # Nobody else sets this key: a put whose reply was lost may be sent once more.
+            put = self._service.put(self._at(phase, self.me), value, overwrite=True)
+            await self.until_failure(put)
             return None
         others = await self.until_failure(self._collect(phase))
         return {**others, self.me: value}
@@ -167,7 +173,7 @@ class Operation:
         if self.is_primary:
             assert value is not None
             if len(self.processes) > 1:
-                await self.until_failure(self._service.put(key, value))
+                await self.until_failure(self._service.put(key, value, overwrite=True))
             return value
         return await self.until_failure(self._await_value(key, phase))
 
@@ -193,7 +199,7 @@ class Operation:
 
         Raises:
             RemoteProcessError: A process failed before. Not on the primary: what it has
-                decided stands, and is logged to be known to one process less.
+                decided stands, and is logged to be known to fewer processes.
         """
         assert self._end is not None
         self.enter("the end")
@@ -203,8 +209,18 @@ class Operation:
         try:
             await self._service.put(f"{self._key}/end", _DONE + value)
         except KeyTaken:
-            _log.warning("%s is done, but a process gave up before it could know", self._what)
+            if await self._said_failed():
+                _log.warning("%s is done, but a process gave up before it could know", self._what)
+        except CoordinationError:
+            _log.warning("%s is done, but the others were not told", self._what, exc_info=True)
         return value
+
+    async def _said_failed(self) -> bool:
+        """Whether the end that is set is a failure, and not what this process itself has put."""
+        with contextlib.suppress(CoordinationError, TimeoutError):
+            said = await self._service.get(f"{self._key}/end", timeout_s=self._slice_s)
+            return said[:1] == _FAILED
+        return True
 
     def _at(self, phase: str, process: int) -> str:
         return f"{self._key}/{phase}/from/{process}"
@@ -290,6 +306,15 @@ class Operation:
             task.cancel()
             await asyncio.wait([task])  # whoever is told that this stopped relies on it
             raise
+
+    async def require_no_failure(self) -> None:
+        """Raises what another process has told, if one has; the last look before a decision.
+
+        Raises:
+            JobError: What the primary found to be wrong with all of them.
+            RemoteProcessError: A process failed.
+        """
+        await self.until_failure(asyncio.sleep(0))
 
     def _raise_if_failed(self) -> None:
         assert self._end is not None
