@@ -170,6 +170,54 @@ def run_reader(place: str, log: int, ttl_ms: int) -> None:
         os.write(log, b"lost\n")
 
 
+def run_holder(place: str, log: int, step: int) -> None:
+    """Saves a step, waits until it may go on, saves the next, and ends without closing."""
+    import numpy as np
+
+    import holdfast as hf
+
+    run = hf.training.Checkpointer(place)
+    run.save(step, {"number": np.full(3, step)})
+    os.write(log, b"held\n")
+    while not Path(place).with_name("go").exists():
+        time.sleep(0.005)
+    try:
+        run.save(step + 1, {"number": np.full(3, step + 1)})
+    except hf.errors.LeaseLostError:
+        os.write(log, b"lost\n")
+    leave()
+
+
+def run_parent(place: str, log: int, step: int) -> None:
+    """Saves a step, forks a child that tries the next, and saves that itself then."""
+    import numpy as np
+
+    import holdfast as hf
+
+    run = hf.training.Checkpointer(place)
+    run.save(step, {"number": np.full(3, step)})
+    child = os.fork()
+    if not child:
+        try:
+            run.save(step + 1, {"number": np.full(3, -1)})
+        except hf.errors.LeaseHeldError as error:
+            os.write(log, b"refused\n" if error.pid == os.getppid() else b"whom?\n")
+        leave()
+    while Path(f"/proc/{child}").exists():
+        time.sleep(0.005)
+    run.save(step + 1, {"number": np.full(3, step + 1)})
+    os.write(log, b"saved\n")
+    leave()
+
+
+def leave() -> None:
+    """What the interpreter does when a program ends, which a fork of a worker does not."""
+    import threading
+
+    threading._shutdown()  # type: ignore[attr-defined]
+    os._exit(0)
+
+
 def kill_before_operation(folder: str, kill_at: int) -> None:
     """From now on counts what Python does to files below `folder`; dies before one of them.
 
@@ -199,6 +247,8 @@ MODES = {
     "one-slow-save": run_one_slow_save,
     "training": run_training,
     "reader": run_reader,
+    "holder": run_holder,
+    "parent": run_parent,
 }
 
 

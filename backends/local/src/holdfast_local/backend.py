@@ -72,7 +72,7 @@ class LocalBackend(StorageBackend):
             coalesce_bytes=4096,
         )
         self._directory_mode: int | None = None
-        self._pools = pools_for(self.root)
+        pools_for(self.root)  # no thread can be started while the interpreter ends
 
     @functools.cached_property
     def _on_network(self) -> bool:
@@ -87,7 +87,7 @@ class LocalBackend(StorageBackend):
             with translated(key, self.root):
                 return function(*args, **kwargs)
 
-        return await asyncio.get_running_loop().run_in_executor(self._pools.work, work)
+        return await asyncio.get_running_loop().run_in_executor(pools_for(self.root).work, work)
 
     def _path(self, key: str) -> str:
         return os.path.join(self.root, key) if key else self.root
@@ -334,7 +334,7 @@ class LocalBackend(StorageBackend):
         keys.check_prefix(prefix, root=self.root)
 
         def at_once(function: Callable[[str], None], paths: list[str]) -> None:
-            list(self._pools.sync.map(function, paths))
+            list(pools_for(self.root).sync.map(function, paths))
 
         await self._run(prefix, folders.sync, self._path(prefix), at_once, self._directory_mode)
 
