@@ -295,3 +295,22 @@ def test_a_forced_save_asks_no_policy_and_the_list_stays_in_order(place):
         assert steps(run) == [3, 5]
         assert run.latest.step == 5
         assert not run.save(4, state(4))  # not newer: no policy is asked
+
+
+def test_what_people_print_says_what_it_is(tmp_path):
+    place = str(tmp_path / "run")
+    with training.Checkpointer(place) as run:
+        assert repr(run) == f"training.Checkpointer({place!r})"
+        assert not (tmp_path / "run").exists()
+        response = run.save_async(3, {"step": 3})
+        response.result()
+        assert repr(response) == f"<SaveResponse of the save of step 3 in {place}: done>"
+        declined = run.save_async(2, {"step": 2})
+        assert repr(declined).startswith("<SaveResponse: step 2 is not newer than the latest, 3")
+        load = run.load_async(3)
+        load.result()
+        assert repr(load) == f"<LoadResponse of the load from {place}/3: done>"
+    (tmp_path / "run/7/x").mkdir(parents=True)
+    failed = training.Checkpointer(place).save_async(7, {"step": 7})
+    assert isinstance(failed.exception(), FileExistsError)
+    assert repr(failed).endswith("failed with DestinationOccupiedError>")

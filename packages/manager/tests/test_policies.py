@@ -124,7 +124,11 @@ def test_any_save_policy_asks_every_member_and_is_an_or():
         (lambda: keep.LatestDuration(60), TypeError, "timedelta"),
         (lambda: keep.LatestDuration(datetime.timedelta(-1)), ValueError, "timedelta"),
         (lambda: keep.DiskBudget(-1), ValueError, "max_bytes"),
-        (lambda: keep.DiskBudget(1, keep.LatestN), TypeError, "should_preserve"),
+        (
+            lambda: keep.DiskBudget(1, keep.LatestN),
+            TypeError,
+            "policy is a policy, got the class LatestN: call it",
+        ),
         (lambda: keep.AnyPreservationPolicy([keep.LatestN]), TypeError, r"policies\[0\]"),
     ],
 )

@@ -234,6 +234,26 @@ def test_a_preservation_policy_that_does_not_answer_removes_nothing(
             training.Checkpointer(run_url, preservation_policy=member).explain()
 
 
+def test_a_policy_that_fails_at_every_save_shows_its_traceback_once(run_url, caplog):
+    with training.Checkpointer(
+        run_url, preservation_policy=Answers(lambda found: [None] * len(found))
+    ) as run:
+        for step in (1, 2, 3):
+            run.save(step, {"step": step}, force=True)
+            run.wait()
+    told = [record for record in caplog.records if "could not remove" in record.message]
+    assert len(told) > 1
+    assert all("TypeError: " in record.message for record in told)
+    assert [bool(record.exc_info) for record in told] == [True] + [False] * (len(told) - 1)
+
+
+def test_what_is_no_policy_is_refused_by_the_name_of_its_argument(run_url):
+    with pytest.raises(TypeError, match=r"preservation_policy is a policy, .* got 3$"):
+        training.Checkpointer(run_url, preservation_policy=3)
+    with pytest.raises(TypeError, match=r"got the class LatestN: call it, as LatestN\(\.\.\.\)"):
+        training.Checkpointer(run_url, preservation_policy=keep.LatestN)
+
+
 def test_a_metric_that_is_missing_removes_nothing_and_is_told(place, caplog):
     best = keep.BestN(get_metric_fn=loss, n=1)
     save(place, 1, 2)

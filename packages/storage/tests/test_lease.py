@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import os
 import uuid
 
 import pytest
@@ -273,6 +274,18 @@ async def test_a_release_is_not_stored_while_something_may_be_decided(jobs, back
         held.leave()
         await asyncio.to_thread(held.join)
     assert not (await read_epoch(backend, 1)).released
+
+
+async def test_a_lease_that_is_refreshed_for_long_is_one_file(jobs, tmp_path):
+    job = Job(open_backend(str(tmp_path / "long")), "first-host")
+    held = await job.acquire()
+    before = (await read_epoch(job.backend, 1)).by.beat
+    for _ in range(3):
+        await held.beat()
+    assert (await read_epoch(job.backend, 1)).by.beat == before + 3
+    job.leases.release_all()
+    assert (await read_epoch(job.backend, 1)).released
+    assert os.listdir(tmp_path / "long/_lease") == ["00000001"]
 
 
 async def test_who_leaves_a_lease_that_others_share_waits_for_nothing(jobs, monkeypatch):

@@ -20,7 +20,7 @@ class StepAlreadyExistsError(HoldfastError, FileExistsError, ValueError):
 
     def __init__(self, step: int, directory: str, *, hint: str = "") -> None:
         advice = hint or (
-            "delete it first, or replace it with training.Checkpointer and overwrite=True"
+            "delete it first, or replace it with overwrite=True, which training.Checkpointer takes"
         )
         super().__init__(f"step {step} is committed in {directory} already; {advice}")
         self.step = step

@@ -222,6 +222,15 @@ class AsyncResponse(Generic[T]):
         outstanding.settled(self)
         return True
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._what}: {self._state()}>"
+
+    def _state(self) -> str:
+        if not self.done():
+            return "running"
+        error = self._future.exception()
+        return "done" if error is None else f"failed with {type(error).__name__}"
+
     @property
     def what(self) -> str:
         """What is done, for messages."""

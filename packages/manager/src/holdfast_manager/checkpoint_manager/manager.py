@@ -146,6 +146,9 @@ class CheckpointManager(Housekeeping):
             run.sweep()
         return run
 
+    def __repr__(self) -> str:
+        return f"CheckpointManager({str(self.directory)!r})"
+
     @property
     def directory(self) -> Place:
         """The run's folder: a URL or path as text, that `/` joins."""

@@ -15,7 +15,7 @@ from holdfast_manager.engine.deletion import Deletion, Trash
 from holdfast_manager.policies.checks import (
     check_duration,
     check_integer,
-    check_policies,
+    check_policy,
     check_steps,
 )
 from holdfast_manager.policies.preservation_policies import PreservationPolicy
@@ -140,7 +140,9 @@ class CheckpointManagerOptions:
         if self.save_on_steps is not None:
             check_steps(self.save_on_steps)
         _check_callable("should_save_fn", self.should_save_fn, "a function of two steps")
-        _check_policy(self.save_decision_policy, SaveDecisionPolicy, "should_save")
+        _check_policy(
+            "save_decision_policy", self.save_decision_policy, SaveDecisionPolicy, "should_save"
+        )
 
     def _check_keeping(self) -> None:
         check_integer("max_to_keep", self.max_to_keep, at_least=0, or_none=True)
@@ -150,7 +152,9 @@ class CheckpointManagerOptions:
         _check_callable("best_fn", self.best_fn, "a function of metrics")
         if self.best_mode not in ("min", "max"):
             raise ValueError(f"best_mode is 'min' or 'max', got {self.best_mode!r}")
-        _check_policy(self.preservation_policy, PreservationPolicy, "should_preserve")
+        _check_policy(
+            "preservation_policy", self.preservation_policy, PreservationPolicy, "should_preserve"
+        )
         others = ("max_to_keep", "keep_time_interval", "keep_period")
         given = [name for name in others if getattr(self, name) is not None]
         if self.preservation_policy is not None and given:
@@ -228,6 +232,6 @@ def _check_callable(name: str, value: Any, what: str) -> None:
         raise TypeError(f"{name} is {what} or None, got {value!r}")
 
 
-def _check_policy(value: Any, kind: type, method: str) -> None:
+def _check_policy(name: str, value: Any, kind: type, method: str) -> None:
     if value is not None:
-        check_policies([value], kind, method)
+        check_policy(name, value, kind, method)

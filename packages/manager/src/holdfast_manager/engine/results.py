@@ -55,3 +55,6 @@ class SaveResponse(AsyncResponse[SaveResult]):
 
     def __bool__(self) -> bool:
         return not self.reason
+
+    def __repr__(self) -> str:
+        return f"<SaveResponse: {self.reason}>" if self.reason else super().__repr__()

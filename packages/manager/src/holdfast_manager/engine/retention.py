@@ -54,6 +54,7 @@ class Retention:
         self._reaper = reaper
         self._trash = trash
         self._swept = False
+        self._failure: type[Exception] | None = None  # with which the last removal failed
         self._running: AsyncResponse[None] | None = None
 
     @property
@@ -126,10 +127,16 @@ class Retention:
             async with self._lease.writing():
                 await self._quarantine.mark_torn()
                 await self._collect()
-        except Exception:  # noqa: BLE001 - the steps are safe; what is left is collected next time
-            _log.warning("could not remove old steps of %s", self._run.label, exc_info=True)
+        except Exception as error:  # noqa: BLE001 - the steps are safe; next time it is tried again
+            self._tell_failure(error)
         self._trash.empty_by_age()
         self.sweep()
+
+    def _tell_failure(self, error: Exception) -> None:
+        """With its traceback where it is new: what a policy fails with, it does at every save."""
+        new, self._failure = type(error) is not self._failure, type(error)
+        reason = f"{type(error).__name__}: {error}"
+        _log.warning("could not remove old steps of %s: %s", self._run.label, reason, exc_info=new)
 
     async def _sweep_once(self) -> None:
         await self.sweep_now(SILENCE_S)

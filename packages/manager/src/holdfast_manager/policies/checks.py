@@ -69,9 +69,22 @@ def check_policies(value: Any, kind: type, method: str) -> tuple[Any, ...]:
         raise TypeError(f"policies is a list of policies, got {value!r}")
     members = tuple(value)
     for index, member in enumerate(members):
-        if not isinstance(member, kind) or isinstance(member, type):
-            raise TypeError(f"policies[{index}] has no method {method}: {member!r}")
+        check_policy(f"policies[{index}]", member, kind, method)
     return members
+
+
+def check_policy(name: str, value: Any, kind: type, method: str) -> None:
+    """Refuses what is no policy.
+
+    Raises:
+        TypeError: It has no such method, or is a class.
+    """
+    if isinstance(value, type):
+        raise TypeError(
+            f"{name} is a policy, got the class {value.__name__}: call it, as {value.__name__}(...)"
+        )
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is a policy, which has a method {method}, got {value!r}")
 
 
 def yes_or_no(answer: Any, policy: Any) -> bool:

@@ -18,6 +18,7 @@ from holdfast_manager.policies.checks import (
     check_duration,
     check_integer,
     check_policies,
+    check_policy,
     check_seconds,
     check_steps,
 )
@@ -339,7 +340,7 @@ class DiskBudget:
 
     def __post_init__(self) -> None:
         check_integer("max_bytes", self.max_bytes, at_least=0)
-        check_policies([self.policy], PreservationPolicy, "should_preserve")
+        check_policy("policy", self.policy, PreservationPolicy, "should_preserve")
 
     def should_preserve(
         self,

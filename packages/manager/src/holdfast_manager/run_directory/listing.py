@@ -132,5 +132,5 @@ class StepListing:
             if entry.name == self._names_of.build_name(entry.step):
                 chosen[entry.step], other = entry, entry
             where = self._backend.root
-            _log.warning("%s has two folders for step %s; taking %s", where, entry.step, other)
+            _log.warning("%s has two folders for step %s; taking %s", where, entry.step, other.path)
         return [chosen[step] for step in sorted(chosen)]

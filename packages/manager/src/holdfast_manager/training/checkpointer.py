@@ -24,7 +24,7 @@ from holdfast_manager.engine.results import SaveResponse, SaveResult
 from holdfast_manager.engine.run import Run, RunSettings
 from holdfast_manager.engine.verdicts import Verdict, best_by_policy
 from holdfast_manager.place import Place
-from holdfast_manager.policies.checks import check_policies
+from holdfast_manager.policies.checks import check_policy
 from holdfast_manager.policies.preservation_policies import PreservationPolicy, PreserveAll
 from holdfast_manager.policies.save_decision_policies import (
     AnySavePolicy,
@@ -109,13 +109,17 @@ class Checkpointer(Loads, Housekeeping):
                 "of the standard library; add a handler there"
             )
         names = None if step_name_format is None else check_name_format(step_name_format)
-        when = _checked(save_decision_policy, SaveDecisionPolicy, "should_save") or _by_default()
-        what = _checked(preservation_policy, PreservationPolicy, "should_preserve") or PreserveAll()
+        when = _checked(
+            "save_decision_policy", save_decision_policy, SaveDecisionPolicy, "should_save"
+        )
+        what = _checked(
+            "preservation_policy", preservation_policy, PreservationPolicy, "should_preserve"
+        )
         self._context = options.current(context)
         self._custom_metadata = copy.deepcopy(dict(custom_metadata or {}))
         settings = RunSettings(
-            when,
-            what,
+            when or _by_default(),
+            what or PreserveAll(),
             names,
             None if custom_metadata is None else self._custom_metadata,
             takeover=takeover,
@@ -125,6 +129,9 @@ class Checkpointer(Loads, Housekeeping):
         self._run = Run(self._context.open_backend(directory), self._context, settings)
         if cleanup_tmp_directories:
             self._run.sweep()
+
+    def __repr__(self) -> str:
+        return f"training.Checkpointer({str(self.directory)!r})"
 
     @property
     def directory(self) -> Place:
@@ -536,8 +543,10 @@ def _by_default() -> SaveDecisionPolicy:
     )
 
 
-def _checked(policy: Any, kind: type, method: str) -> Any:
-    return None if policy is None else check_policies([policy], kind, method)[0]
+def _checked(name: str, policy: Any, kind: type, method: str) -> Any:
+    if policy is not None:
+        check_policy(name, policy, kind, method)
+    return policy
 
 
 def _instance(value: T | None, kind: type[T], what: str) -> T | None:

@@ -117,7 +117,7 @@ class RenameCommit(PointerCommit):
         found = await occupant(self._backend, txn.final)
         if found.kind in ("absent", "foreign") and found.stored.record is None:
             raise errors.DestinationOccupiedError(
-                "an empty folder, or something that is no checkpoint, is in the way",
+                "an empty folder, or something that is no checkpoint, is in the way; move it away",
                 key=txn.final,
                 root=self._backend.root,
             ) from error

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from holdfast_metadata import LEASE_DIR, Lease, lease_epoch, lease_name
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
-from holdfast_storage.values import IfAbsent, IfVersion, ObjectInfo, ObjectVersion
+from holdfast_storage.values import IfAbsent, ObjectInfo
 
 _UNCERTAIN = (errors.TransientStorageError, errors.StorageTimeoutError)
 
@@ -51,17 +51,13 @@ async def create_epoch(backend: StorageBackend, lease: Lease) -> bool:
     return True
 
 
-async def refresh_epoch(backend: StorageBackend, lease: Lease, seen: ObjectVersion) -> None:
-    """Writes one's own epoch again, if it is as it was seen.
+async def refresh_epoch(backend: StorageBackend, lease: Lease) -> None:
+    """Writes one's own epoch again.
 
-    Where a store cannot compare, a late refresh may bring back an epoch that was cleared
-    away: one that is not the highest, and means nothing.
-
-    Raises:
-        PreconditionFailedError: It has changed, or is gone.
+    Without a condition: only its holder writes to it, and a local disk remembers each
+    conditional replacement by a file, which would be one every few seconds for as long as a
+    job runs. A late refresh may so bring back an epoch that was cleared away: one that is not
+    the highest, and means nothing.
     """
-    key, data = lease_key("", lease.epoch), lease.to_bytes()
-    try:
-        await backend.put(key, data, condition=IfVersion(seen), durable=False, parents=False)
-    except errors.UnsupportedOperationError:
-        await backend.put(key, data, durable=False, parents=False)
+    key = lease_key("", lease.epoch)
+    await backend.put(key, lease.to_bytes(), durable=False, parents=False)

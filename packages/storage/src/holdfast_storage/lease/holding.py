@@ -210,7 +210,7 @@ class HeldLease:
             return
         by = dataclasses.replace(self._lease.by, beat=self._lease.by.beat + 1)
         self._lease = dataclasses.replace(self._lease, by=by, released=released)
-        await refresh_epoch(self._backend, self._lease, there[self.epoch].version)
+        await refresh_epoch(self._backend, self._lease)
 
 
 _LOST = (
