@@ -99,11 +99,16 @@ async def test_the_first_takes_it_and_a_second_that_sees_it_move_is_told_who(job
     await held.require()
 
 
-async def test_a_silent_holder_is_dead_after_thirty_seconds_of_the_observers_clock(jobs, backend):
+async def test_a_silent_holder_is_dead_after_thirty_seconds_of_the_observers_clock(
+    jobs, backend, caplog
+):
     first, second, _ = jobs
     old = await first.acquire()
     new = await second.acquire()
     assert 30 <= sum(second.clock.waited) <= 32
+    (told,) = [one.message for one in caplog.records if one.levelname == "WARNING"]
+    assert "process 4711 on first-host wrote to" in told
+    assert "watching for up to 30 s" in told
     assert new.epoch == 2
     assert await epochs(backend) == [2]  # the older is cleared away, once nothing can come of it
     await new.require()

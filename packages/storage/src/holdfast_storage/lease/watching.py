@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from holdfast_metadata import Lease
-from holdfast_storage import errors
+from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
 from holdfast_storage.commit import identity
 from holdfast_storage.lease.epochs import list_epochs, read_epoch
@@ -17,6 +18,7 @@ from holdfast_storage.lease.process import ProcessLeases, process_leases
 from holdfast_storage.values import ObjectInfo
 
 SILENCE_S = 30.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,21 @@ async def find_holder(
             if ended or first is not None or _is_known_to_live(lease, leases):
                 return Holder(epoch, lease, not ended, there)
             first = seen
+            _tell(backend, run, lease, patience)
         elif lease is not None and patience.clock() - since >= patience.silence_s:
             return Holder(epoch, lease, alive=False, epochs=there)
         await patience.sleep(patience.pause_s)
+
+
+def _tell(backend: StorageBackend, run: str, lease: Lease, patience: Patience) -> None:
+    _log.warning(
+        "process %s on %s wrote to %s and has not said that it ended: watching for up to %.0f s "
+        "whether it lives",
+        lease.by.pid,
+        lease.by.host,
+        keys.join(backend.root, run) if run else backend.root,
+        patience.silence_s,
+    )
 
 
 def _has_ended(lease: Lease, leases: ProcessLeases) -> bool:
