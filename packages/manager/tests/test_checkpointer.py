@@ -314,3 +314,26 @@ def test_what_people_print_says_what_it_is(tmp_path):
     failed = training.Checkpointer(place).save_async(7, {"step": 7})
     assert isinstance(failed.exception(), FileExistsError)
     assert repr(failed).endswith("failed with DestinationOccupiedError>")
+
+
+def test_a_cancellation_that_comes_after_the_commit_says_so(place, monkeypatch):
+    run = training.Checkpointer(place)
+    committed, go_on = threading.Event(), threading.Event()
+    note = run._run.directory.note_commit
+
+    async def slow(entry):
+        committed.set()
+        while not go_on.is_set():
+            await asyncio.sleep(0.001)
+        await note(entry)
+
+    monkeypatch.setattr(run._run.directory, "note_commit", slow)
+    response = run.save_async(1, state(1))
+    committed.wait()
+    assert response.cancel()  # it was asked; the result says what became of it
+    get_loop().run(asyncio.sleep(0))
+    go_on.set()
+    assert response.result().saved
+    assert run.cancel() is False
+    assert steps(run) == steps(training.Checkpointer(place)) == [1]
+    run.close()

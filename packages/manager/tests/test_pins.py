@@ -246,3 +246,19 @@ def test_sizes_are_those_of_all_files(place):
     save(place, 1)
     entry = training.Checkpointer(place).latest
     assert 300 < entry.size_bytes < 100_000
+
+
+def test_a_pin_that_is_said_again_during_a_removal_is_not_taken_back(place):
+    save(place, 1, 2)
+
+    async def pin_twice():
+        run = RunDirectory(open_backend(place))
+        pins = Holds(run, patience_s=0.01, pause_s=0.001).pins
+        await pins.pin(run.describe(1, None, "1"), "paper")
+        async with Holds(run).removing(["1"]) as held:
+            assert 1 in held  # the remover spares the step
+            with pytest.raises(StorageTimeoutError, match="about to be removed"):
+                await pins.pin(run.describe(1, None, "1"), "paper")
+        return await pins.read()
+
+    assert get_loop().run(pin_twice()) == {"paper": 1}

@@ -214,3 +214,20 @@ def test_evidence_that_was_repaired_is_not_collected_as_evidence(place):
         run.save(5, state(5))
         run.wait()
         assert steps(run) == [5]
+
+
+def test_a_quarantined_step_comes_back_from_the_trash_as_one(place):
+    with training.Checkpointer(place, trash=training.Trash()) as run:
+        for step in (1, 2, 3):
+            run.save(step, state(step))
+        damage(place, 3)
+        run.load(fallback=True)
+        assert run.delete(3)
+        run.wait()
+        run.sweep()  # whose mark is not one of a step that is gone
+        run.restore_from_trash(3)
+        assert list(run.quarantined) == [3]
+        assert run.latest.step == 2
+    again = training.Checkpointer(place)
+    assert list(again.quarantined) == [3]
+    assert again.latest.step == 2

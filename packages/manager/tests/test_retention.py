@@ -306,3 +306,27 @@ def test_a_newest_step_that_is_not_whole_keeps_its_place_from_no_other(place):
     assert get_loop().run(read_record(open_backend(place), "9")).committed
     run.close()
     other.close()
+
+
+def test_house_keeping_that_was_stopped_stops_none_that_follows(place):
+    run = training.Checkpointer(place, preservation_policy=LatestN(1))
+    run.save(1, state(1))
+    run.wait()
+    asked, answer = threading.Event(), threading.Event()
+
+    class Slow:
+        def should_preserve(self, checkpoints, *, context):
+            asked.set()
+            answer.wait()
+            return [True] * len(checkpoints)
+
+    run._run.retention.policy = Slow()
+    run.save(2, state(2))
+    asked.wait()
+    run._run.retention._running.cancel()  # as a deadline does that has passed
+    answer.set()
+    run._run.retention.policy = LatestN(1)
+    run.save(3, state(3))
+    run.wait()
+    assert steps(run) == [3]
+    run.close()

@@ -301,3 +301,10 @@ async def test_who_leaves_a_lease_that_others_share_waits_for_nothing(jobs, monk
     one.join()
     monkeypatch.undo()
     one.leave()
+
+
+async def test_a_run_whose_folder_was_removed_was_not_taken_over(backend, jobs):
+    held = await jobs[0].acquire()
+    await backend.delete_prefix("_lease")
+    with pytest.raises(LeaseLostError, match="somebody has removed its folder"):
+        await held.require(backend)

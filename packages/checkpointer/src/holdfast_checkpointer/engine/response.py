@@ -176,6 +176,13 @@ class AsyncResponse(Generic[T]):
         self._check_may_wait()
         return bool(concurrent.futures.wait([self._future], timeout).done)
 
+    async def ended(self) -> None:
+        """Waits on the storage loop as `wait` does, however the work ends."""
+        waiting = asyncio.wrap_future(self._future)
+        await asyncio.wait([waiting])
+        if not waiting.cancelled():
+            waiting.exception()  # or asyncio says that nobody has asked
+
     @property
     def observed(self) -> bool:
         """Whether somebody has been told the outcome (a success needs no telling)."""

@@ -26,6 +26,7 @@ class KnownSteps:
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
         self._steps: dict[int, CheckpointMetadata] = {}
+        self._in_order: list[CheckpointMetadata] | None = None  # sorted when it is asked for
         self._aside: dict[int, Aside] = {}
         self._lock = threading.Lock()
         self._while_listing: list[list[_Change]] = []  # for each listing under way
@@ -36,13 +37,19 @@ class KnownSteps:
     def all(self) -> list[CheckpointMetadata]:
         """In order of the steps."""
         with self._lock:
-            return [self._steps[step] for step in sorted(self._steps)]
+            return list(self._ordered())
 
     @property
     def latest(self) -> CheckpointMetadata | None:
         """The newest, or None."""
         with self._lock:
-            return self._steps[max(self._steps)] if self._steps else None
+            return next(reversed(self._ordered()), None)
+
+    def _ordered(self) -> list[CheckpointMetadata]:
+        # A training loop asks at every step, and a run may have thousands.
+        if self._in_order is None:
+            self._in_order = [self._steps[step] for step in sorted(self._steps)]
+        return self._in_order
 
     def reload(self) -> None:
         """Lists the storage again, to see what other processes committed or removed."""
@@ -63,6 +70,7 @@ class KnownSteps:
         with self._lock:
             self._ended(meanwhile)
             self._steps = {entry.step: entry for entry in listed.steps}
+            self._in_order = None
             self._aside = {one.entry.step: one for one in listed.aside}
             for entry in (*listed.steps, *(one.entry for one in listed.aside)):
                 entry.seen = began
@@ -122,6 +130,7 @@ class KnownSteps:
             meanwhile.append((step, change))
 
     def _take(self, step: int, change: CheckpointMetadata | Aside | None) -> None:
+        self._in_order = None
         self._steps.pop(step, None)
         self._aside.pop(step, None)
         if isinstance(change, Aside):

@@ -65,22 +65,26 @@ class Pins:
         Raises:
             InvalidKeyError: A pin cannot be called that.
             PinExistsError: The name holds another step.
-            StepNotFoundError: The step was removed meanwhile; the pin was taken back.
-            StorageTimeoutError: It is about to be removed, by a process that does not get on.
+            StepNotFoundError: The step was removed meanwhile; a new pin was taken back.
+            StorageTimeoutError: It is about to be removed, by a process that does not get on; a
+                new pin was taken back.
         """
         key = self._key(name)
         pin = Pin(entry.step, name, time.time_ns())
         await shelter(self._backend, PINS_DIR)
+        made = True
         try:
             await self._backend.put(key, pin.to_bytes(), condition=IfAbsent())
         except ObjectExistsError:
             there = await self._read(name)
             if there is not None and there.step != entry.step:
                 raise PinExistsError(name, there.step, self._backend.root) from None
+            made = False
         try:
             await self._removals.settle(entry)
         except (StepNotFoundError, StorageTimeoutError):
-            await self._backend.delete(key)
+            if made:  # an earlier pin holds: whoever removes has seen it, or will
+                await self._backend.delete(key)
             raise
 
     async def unpin(self, name: str) -> None:

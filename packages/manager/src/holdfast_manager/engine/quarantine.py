@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from holdfast_manager.engine.known import KnownSteps
 from holdfast_manager.errors import StepNotQuarantinedError
@@ -96,6 +96,10 @@ class Quarantine:
         await self._run.marks.remove(aside.entry.name)
         await self._known.refresh()
 
-    async def tidy(self) -> None:
-        """Removes marks that say nothing any more. For the run's writer."""
-        await self._run.marks.tidy()
+    async def tidy(self, in_trash: Callable[[], Awaitable[Collection[str]]]) -> None:
+        """Removes marks that say nothing any more. For the run's writer.
+
+        Args:
+            in_trash: Lists the attempts in the trash, which may come back.
+        """
+        await self._run.marks.tidy(in_trash)

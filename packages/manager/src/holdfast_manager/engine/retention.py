@@ -116,13 +116,13 @@ class Retention:
         except BaseException:
             await self._list_again()
             raise
-        self.forget_mark(entry.name)
+        self._forget_removed(entry.name)
         return True
 
     async def _keep_house(self, previous: AsyncResponse[None] | None) -> None:
         """Its failure loses no checkpoint."""
         if previous is not None:
-            await previous
+            await previous.ended()
         try:
             async with self._lease.writing():
                 await self._quarantine.mark_torn()
@@ -163,7 +163,7 @@ class Retention:
 
     async def _sweep_dead(self, older_than: float) -> SweepReport:
         await self._holds.removals.forget_dead()
-        await self._quarantine.tidy()
+        await self._quarantine.tidy(self._trash.attempts)
         run = await self._run.sweep(older_than=older_than, pace=self._reaper.pace)
         trash = await self._trash.sweep(older_than)
         await self._run.repair_hints()
@@ -245,10 +245,14 @@ class Retention:
         try:
             await self._take_out(entry)
             if marked:
-                self.forget_mark(entry.name)
+                self._forget_removed(entry.name)
         except StorageError:
             _log.warning("could not remove %s; it stays for now", entry.path, exc_info=True)
             await self._list_again()
+
+    def _forget_removed(self, name: str) -> None:
+        if not self._trash.enabled:  # from there it comes back as it was
+            self.forget_mark(name)
 
     def forget_mark(self, name: str, *, unless: str | None = None) -> None:
         """Removes, behind everything, what is said of a step that was saved anew or removed."""

@@ -33,6 +33,7 @@ from holdfast_manager.run_directory import RunDirectory
 from holdfast_manager.steps import CheckpointMetadata
 from holdfast_metadata import CommitRecord
 from holdfast_storage import CommitConflictError
+from holdfast_storage.commit import carry_through
 from holdfast_storage.loop import get_loop
 
 T = TypeVar("T")
@@ -331,11 +332,8 @@ class Saver:
             """What only one process does; the others wait for the attempt that it begins."""
             async with self._lease.writing():
                 record = await self._commit(step, commit, overwrite=overwrite)
-                replaced = self._known.aside(step)
-                self._take_in(step, name, record, metrics)
-                await self._run.note_commit(self._run.describe(step, record.committed_ns, name))
-                if replaced is not None:
-                    self._retention.forget_mark(name, unless=record.attempt)
+                # What is committed is never called stopped, or late.
+                await carry_through(self._note_commit(step, name, record, metrics))
                 return record
 
         record = await write_checkpoint(
@@ -364,6 +362,15 @@ class Saver:
             if replace:
                 raise
             raise StepAlreadyExistsError(step, self._run.label) from error
+
+    async def _note_commit(
+        self, step: int, name: str, record: CommitRecord, metrics: Mapping[str, Any] | None
+    ) -> None:
+        replaced = self._known.aside(step)
+        self._take_in(step, name, record, metrics)
+        await self._run.note_commit(self._run.describe(step, record.committed_ns, name))
+        if replaced is not None:
+            self._retention.forget_mark(name, unless=record.attempt)
 
     def _take_in(
         self, step: int, name: str, record: CommitRecord, metrics: Mapping[str, Any] | None

@@ -102,6 +102,10 @@ class RunTrash:
                 found.append(TrashedStep(step, entry.final, time, entry, self._run.backend))
         return found
 
+    async def attempts(self) -> set[str]:
+        """The attempts that are in the trash."""
+        return {one.attempt for one in await self._folder.entries() if one.attempt is not None}
+
     async def restore(self, wanted: int | TrashedStep) -> None:
         """Brings a step back under the lease of the run; raises as `_restore`."""
         async with self._lease.writing():
@@ -137,6 +141,9 @@ class RunTrash:
         if ours:
             await self._run.note_commit(entry)
         self._known.add(entry)
+        told = await self._run.marks.judge(entry)
+        if told is not None:  # it was quarantined when it was removed
+            self._known.set_aside(told)
 
     async def empty(self, older_than: datetime.timedelta) -> list[int]:
         """Gives up what has been there for so long; the data is deleted behind that.

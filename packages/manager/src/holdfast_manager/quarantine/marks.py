@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
 from holdfast_manager.quarantine.looking import StepIdentity, find_damage, identity_of
 from holdfast_manager.quarantine.steps import Aside, QuarantinedStep
@@ -135,8 +135,12 @@ class QuarantineMarks:
         if mark is not None and mark.attempt != unless:
             await self._backend.delete(_key(name))
 
-    async def tidy(self) -> None:
-        """Removes marks of attempts that are not committed any more. For the run's writer."""
+    async def tidy(self, in_trash: Callable[[], Awaitable[Collection[str]]]) -> None:
+        """Removes marks of attempts that are neither committed nor in the trash.
+
+        For the run's writer.
+        """
+        kept: Collection[str] | None = None
         for name in await self.names():
             mark = await self.read(name)
             if mark is None:
@@ -145,7 +149,10 @@ class QuarantineMarks:
                 stored = await read_record(self._backend, name)
             except RecordUnreadableError:
                 continue
-            if stored.attempt != mark.attempt:
+            if stored.attempt == mark.attempt:
+                continue
+            kept = await in_trash() if kept is None else kept
+            if mark.attempt not in kept:
                 await self._backend.delete(_key(name))
 
 

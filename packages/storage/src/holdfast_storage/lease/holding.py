@@ -165,15 +165,16 @@ class HeldLease:
             raise errors.LeaseLostError(_LOST, key=lease_key("", self.epoch), root=backend.root)
 
     async def _lost_error(self, backend: StorageBackend) -> errors.LeaseLostError:
-        who = ""
+        said, who = _LOST, ""
         try:
             epoch = max(await list_epochs(backend), default=0)
+            said = _LOST if epoch else _GONE
             lease = await read_epoch(backend, epoch) if epoch else None
             if lease is not None:
                 who = f" It is held by process {lease.by.pid} on {lease.by.host} (epoch {epoch})."
         except Exception:  # noqa: BLE001 - only for the message
             _log.debug("cannot tell who holds %s", backend.root, exc_info=True)
-        return errors.LeaseLostError(_LOST + who, key=lease_key("", self.epoch), root=backend.root)
+        return errors.LeaseLostError(said + who, key=lease_key("", self.epoch), root=backend.root)
 
     def _serve(self) -> None:
         with asyncio.Runner() as runner:
@@ -217,4 +218,8 @@ _LOST = (
     "another process has taken this run over: this one can neither commit nor remove steps any "
     "more, and what it was saving is not visible. Go on there, or open the run anew with "
     "takeover=True."
+)
+_GONE = (
+    "the lease of this run is not there any more: somebody has removed its folder, or put another "
+    "in its place. What was being saved is not visible; open the run anew to save."
 )
