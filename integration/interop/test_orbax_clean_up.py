@@ -80,6 +80,15 @@ def test_steps_pins_and_the_run_s_metadata_stay_and_the_rest_is_made_again(bucke
     assert sorted(path.name for path in (bucket / "_committed").iterdir()) == ["1", "4"]
 
 
+def test_a_writer_that_holds_the_run_keeps_it(bucket):
+    with hf.training.Checkpointer(bucket) as run:
+        run.save(1, state(1))
+        clean_up(bucket)
+        assert run.save(2, state(2))
+        assert steps(hf.training.Checkpointer(bucket)) == [1, 2]
+    assert "commit_success.txt" in {path.name for path in (bucket / "_lease").iterdir()}
+
+
 def test_a_save_that_is_under_way_is_lost_and_says_so(bucket):
     backend = LikeABucket(str(bucket))
 

@@ -7,10 +7,10 @@ import logging
 import uuid
 from collections.abc import Callable, Mapping
 
-from holdfast_metadata import AttemptMark, Lease, MetadataError
+from holdfast_metadata import LEASE_DIR, AttemptMark, Lease, MetadataError
 from holdfast_storage import errors
 from holdfast_storage.backend import StorageBackend
-from holdfast_storage.commit import identity
+from holdfast_storage.commit import identity, shelter
 from holdfast_storage.lease.epochs import create_epoch, lease_key, list_epochs, read_epoch
 from holdfast_storage.lease.fencing import fence_older
 from holdfast_storage.lease.holding import BEAT_S, HeldLease
@@ -76,6 +76,8 @@ async def acquire(
                 continue
         older = await list_epochs(backend) if takeover else holder.epochs if holder else {}
         lease = Lease(max(older, default=0) + 1, mark())
+        if not older:
+            await shelter(backend, LEASE_DIR)  # a holder whose epoch is gone has lost the run
         held = HeldLease(backend, lease, leases, beat_s=beat_s)
         leases.add(held)  # before anybody can see it
         try:
