@@ -17,7 +17,12 @@ from holdfast_checkpointer.options import Context
 from holdfast_manager import training
 from holdfast_manager.engine.job import Job
 from holdfast_manager.engine.run import Run, RunSettings
-from holdfast_manager.errors import NoGoodStepError, StepNotFoundError, StepPinnedError
+from holdfast_manager.errors import (
+    NoGoodStepError,
+    StepBeingReadError,
+    StepNotFoundError,
+    StepPinnedError,
+)
 from holdfast_manager.policies.preservation_policies import PreserveAll
 from holdfast_manager.policies.save_decision_policies import InitialSavePolicy
 from holdfast_storage import DamagedCheckpointError, TransientStorageError
@@ -222,6 +227,13 @@ def test_a_step_that_the_primary_removes_is_gone_for_all(processes, runs):
     )
     assert processes.each(lambda me: runs[me].saver.close()) == [None] * processes.count
     assert processes.service.keys == []
+
+
+def test_a_removal_that_the_primary_cannot_do_leaves_the_step_known_to_all(processes, runs, place):
+    with training.Checkpointer(place).reading(2):
+        found = processes.each(lambda me: runs[me].saver.delete(2, None, missing_ok=False).result())
+    assert [type(error) for error in found] == [StepBeingReadError] * processes.count
+    assert [step for step, _, _ in same(known(runs))] == [1, 2, 3]
 
 
 def damaged(name):

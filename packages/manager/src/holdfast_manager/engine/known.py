@@ -108,6 +108,11 @@ class KnownSteps:
         with self._lock:
             return self._aside.get(step)
 
+    def what_is_known(self, step: int) -> CheckpointMetadata | Aside | None:
+        """A step, good or set aside; None if there is none."""
+        with self._lock:
+            return self._steps.get(step) or self._aside.get(step)
+
     def all_aside(self) -> list[Aside]:
         """The steps that are there and not good, in order."""
         with self._lock:

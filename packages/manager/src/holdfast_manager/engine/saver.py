@@ -29,6 +29,7 @@ from holdfast_manager.engine.retention import Retention
 from holdfast_manager.engine.writing_lease import WritingLease
 from holdfast_manager.errors import StepAlreadyExistsError, StepNotFoundError
 from holdfast_manager.policies.save_decision_policies import SaveDecisionPolicy
+from holdfast_manager.quarantine import Aside
 from holdfast_manager.run_directory import RunDirectory
 from holdfast_manager.steps import CheckpointMetadata
 from holdfast_metadata import CommitRecord
@@ -162,6 +163,7 @@ class Saver:
             self._wait_for_what_runs()
             failed = self._earlier_failure(f"step {step} was not removed")
             found: list[CheckpointMetadata] = []
+            before = self._known.what_is_known(step)
 
             def decide(_: Said) -> str | None:
                 try:
@@ -187,8 +189,22 @@ class Saver:
                 return self._retention.delete(entry, missing_ok=missing_ok)
 
             what = f"the removal of {item or path}"
-            self._deletion = AsyncResponse(self._job.by_primary(what, remove), what=what)
+            work = self._job.by_primary(what, remove)
+            if not self._job.decides:
+                work = self._awaited(work, before)
+            self._deletion = AsyncResponse(work, what=what)
             return self._deletion
+
+    async def _awaited(
+        self, removal: Coroutine[Any, Any, bool], before: CheckpointMetadata | Aside | None
+    ) -> bool:
+        """The removal by the primary; a step that it did not remove is listed again."""
+        try:
+            return await removal
+        except BaseException as error:
+            if before is not None and not isinstance(error, FileNotFoundError):
+                self._known.adopt(before)
+            raise
 
     def cancel(self) -> bool:
         """Stops the background save, unless its commit has begun; says whether it stopped.
