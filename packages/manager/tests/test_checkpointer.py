@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from holdfast_checkpointer.args import JsonSave
-from holdfast_checkpointer.options import Context
+from holdfast_checkpointer.options import AsyncOptions, Context
 from holdfast_manager import training
 from holdfast_manager.errors import StepAlreadyExistsError, StepNotFoundError
 from holdfast_manager.policies.save_decision_policies import FixedIntervalPolicy
@@ -336,4 +336,27 @@ def test_a_cancellation_that_comes_after_the_commit_says_so(place, monkeypatch):
     assert response.result().saved
     assert run.cancel() is False
     assert steps(run) == steps(training.Checkpointer(place)) == [1]
+    run.close()
+
+
+@pytest.mark.parametrize("call", ["save", "delete", "wait", "close"])
+def test_a_callback_that_would_wait_for_its_own_save_is_refused(place, call):
+    told = []
+
+    def after():
+        calls = {
+            "save": lambda: run.save(2, state(2)),
+            "delete": lambda: run.delete(1),
+            "wait": run.wait,
+            "close": run.close,
+        }
+        with pytest.raises(RuntimeError, match="cannot wait for it"):
+            calls[call]()
+        told.append(run.latest.step)
+
+    context = Context(asynchronous=AsyncOptions(post_finalization_callback=after))
+    run = training.Checkpointer(place, context=context)
+    assert run.save_async(1, state(1)).result(timeout=60).saved
+    assert told == [1]
+    assert run.save_async(3, state(3)).result(timeout=60).saved
     run.close()

@@ -62,6 +62,7 @@ class AsyncResponse(Generic[T]):
         self._task: asyncio.Task[None] | None = None
         self._reason: BaseException | None = None  # why it is to stop, if it is
         self._observed = False
+        self._calling: int | None = None  # the thread of the callback, while it runs
         self._asking = 0  # how many wait for the outcome, and so will be told
         self._lock = threading.Lock()
 
@@ -115,10 +116,13 @@ class AsyncResponse(Generic[T]):
             return
 
         def call() -> None:
+            self._calling = threading.get_ident()
             try:
                 callback()
             except BaseException:  # noqa: BLE001 - it is the caller's; the work has succeeded
                 _log.exception("the callback after %s failed", self._what)
+            finally:
+                self._calling = None
 
         await carry_through(_call_aside(call))
 
@@ -284,6 +288,20 @@ class AsyncResponse(Generic[T]):
     def _check_may_wait(self) -> None:
         if not self._future.done():
             get_loop().check_may_wait()
+            self.refuse_in_callback()
+
+    def refuse_in_callback(self) -> None:
+        """Refuses what would wait for the work in the callback that the work itself waits for.
+
+        Raises:
+            RuntimeError: Called in that callback.
+        """
+        if self._calling == threading.get_ident():
+            raise RuntimeError(
+                f"the callback after {self._what} cannot wait for it, nor save, delete or close "
+                "there: the save is done once the callback has returned. Use on_complete of the "
+                "response for that"
+            )
 
     @contextlib.contextmanager
     def _somebody_asks(self) -> Iterator[None]:

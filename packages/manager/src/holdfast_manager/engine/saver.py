@@ -104,6 +104,7 @@ class Saver:
     ) -> SaveResponse:
         """Decides, waits for the earlier save, stages, and writes in the background."""
         self._job.require_current(self._context)
+        self._refuse_in_callback()
         with self._lock:
             self._check_open()
             if self.is_saving(step):
@@ -158,6 +159,7 @@ class Saver:
 
     def delete(self, step: int, item: str | None, *, missing_ok: bool) -> AsyncResponse[bool]:
         """Removes one step, or an item of it, by name; see `Checkpointer.delete_async`."""
+        self._refuse_in_callback()
         with self._lock:
             self._check_open()
             self._wait_for_what_runs()
@@ -257,6 +259,7 @@ class Saver:
 
     def close(self) -> None:
         """Waits as `wait` does, and a while for data to be deleted; then saves no more."""
+        self._refuse_in_callback()
         with self._lock:  # a save that is being begun is waited for as well
             closed, self._closed = self._closed, True
         try:
@@ -305,6 +308,11 @@ class Saver:
         deletion = self._deletion
         if deletion is not None:
             deletion.wait()
+
+    def _refuse_in_callback(self) -> None:
+        """Before the lock: who has it may wait for the save whose callback this is."""
+        if self._current is not None:
+            self._current.response.refuse_in_callback()
 
     def _check_open(self) -> None:
         if self._closed:
