@@ -23,7 +23,7 @@ class AsyncOptions:
             it raises is logged: the checkpoint is committed all the same.
         create_directories_asynchronously: Always so: no directory is made before the
             snapshot is taken. False is refused.
-        barrier_sync_fn: Only None: a job of one process has no barriers.
+        barrier_sync_fn: Only None: processes meet in the key/value store of JAX's runtime.
     """
 
     timeout_secs: float = 7200.0
@@ -51,7 +51,7 @@ class AsyncOptions:
             "barrier_sync_fn",
             self.barrier_sync_fn,
             accepts="None",
-            because="a job of one process has no barriers",
+            because="processes meet in the key/value store of JAX's runtime, not in barriers",
         )
 
 
@@ -60,8 +60,7 @@ class MultiprocessingOptions:
     """Which JAX processes of a job save and load together.
 
     Attributes:
-        primary_host: The process that commits; None lets each process commit its own. In a
-            job of one process that is process 0 in either case.
+        primary_host: The process that decides and commits; None for the first that takes part.
         active_processes: The processes that take part; None for all.
         barrier_sync_key_prefix: Put before the keys under which the processes meet.
         deadline_secs: How long the others wait for a process that makes no progress; they then
