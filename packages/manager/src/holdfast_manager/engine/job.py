@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import json
 import threading
 import zlib
@@ -222,13 +224,33 @@ class Job:
         assert self._coordinator is not None
         operation = self._coordinator.operation(f"{self._name} {what}", what=told)
         loop = get_loop()
-        loop.run(operation.__aenter__())
+        entered: concurrent.futures.Future[asyncio.Future[BaseException | None]]
+        entered = concurrent.futures.Future()
+
+        async def hold() -> None:
+            """Enters and leaves in one task, as the operation wants it."""
+            left = asyncio.get_running_loop().create_future()
+            await operation.__aenter__()
+            entered.set_result(left)
+            error = await left
+            # Not raised here: what ends a program would end the loop.
+            await operation.__aexit__(
+                None if error is None else type(error),
+                error,
+                None if error is None else error.__traceback__,
+            )
+
+        holding = loop.submit(hold())
+        left = entered.result()
+        told_of: BaseException | None = None
         try:
             yield operation
         except BaseException as error:
-            loop.run(operation.__aexit__(type(error), error, error.__traceback__))
+            told_of = error
             raise
-        loop.run(operation.__aexit__(None, None, None))
+        finally:
+            loop.call_soon(functools.partial(left.set_result, told_of))
+            holding.result()
 
     def _answered(
         self, operation: Operation, ballot: Any, decide: Callable[[Said], Any]
