@@ -245,3 +245,17 @@ def there(run, step):
     except StepNotFoundError:
         return False
     return True
+
+
+def test_a_trash_in_which_nothing_is_due_is_not_read_after_each_save(place, monkeypatch):
+    view = FaultyBackend(open_backend(place), reads=True)
+    monkeypatch.setattr(Context, "open_backend", lambda *_: view)
+    with open_run(place, keep=1, trash=training.Trash(datetime.timedelta(days=1))) as run:
+        save(run, 1, 2, 3, 4)
+        run._run.reaper.close(60)  # what is swept at the first save
+        del view.calls[:]
+        save(run, 5)
+        run._run.reaper.close(60)
+        read = [call for call in view.calls if call.operation in ("get", "read")]
+        assert not [call.key for call in read if call.key.endswith(".trashed")]
+        assert steps(run.trash) == [1, 2, 3, 4]

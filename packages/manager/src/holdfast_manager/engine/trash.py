@@ -158,6 +158,11 @@ class RunTrash:
 
     async def _empty(self, older_than: datetime.timedelta) -> list[int]:
         clock = StoreClock(self._run.backend, "")
+        if older_than:  # after each save: most often one listing says that nothing is due
+            tickets = await self._folder.tickets()
+            seconds = older_than.total_seconds()
+            if not tickets or await clock.age(tickets[0].modified) < seconds:
+                return []
         gone = []
         for entry in await self._folder.entries():
             if older_than and await clock.age(entry.trashed) < older_than.total_seconds():
