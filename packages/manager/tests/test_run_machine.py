@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import datetime
+import functools
 import itertools
 import sys
 import tempfile
@@ -24,11 +26,14 @@ from hypothesis.stateful import (
 from holdfast_checkpointer.args import JsonSave
 from holdfast_checkpointer.options import Context
 from holdfast_manager import training
+from holdfast_manager.engine.writing_lease import WritingLease
 from holdfast_manager.errors import (
     PinExistsError,
     PinNotFoundError,
     StepAlreadyExistsError,
+    StepBeingReadError,
     StepNotFoundError,
+    StepNotInTrashError,
     StepPinnedError,
 )
 from holdfast_manager.policies import preservation_policies as keep
@@ -36,15 +41,20 @@ from holdfast_manager.policies.save_decision_policies import (
     ContinuousCheckpointingPolicy,
     FixedIntervalPolicy,
 )
-from holdfast_metadata import PINS_DIR, Pin, parse_json
+from holdfast_metadata import PINS_DIR, QUARANTINE_DIR, Pin, parse_json
 from holdfast_storage import (
     CommitUnknownError,
+    DamagedCheckpointError,
+    LeaseHeldError,
+    LeaseLostError,
     StorageError,
     get_loop,
     keys,
     open_backend,
 )
 from holdfast_storage.commit import list_committed, read_record, reading
+from holdfast_storage.lease import ProcessLeases
+from holdfast_storage.lease.epochs import list_epochs, read_epoch
 from holdfast_storage.testing.faulty import Fault, SimulatedCrash
 from holdfast_storage.testing.history import litter
 from holdfast_storage.testing.processes import Processes
@@ -72,6 +82,9 @@ FAULTS = st.one_of(
     st.tuples(st.integers(1, 24), st.sampled_from([Fault.CRASH, Fault.LOSE_REPLY, Fault.REFUSE])),
 )
 PINS = st.sampled_from(["paper", "demo"])
+TRASH = training.Trash(keep_for=datetime.timedelta(days=1))  # longer than any sequence takes
+NOT_REMOVED = (StepPinnedError, StepBeingReadError, StepNotFoundError)
+LEASE_ERRORS = (LeaseHeldError, LeaseLostError)
 
 
 @dataclass(frozen=True)
@@ -84,18 +97,72 @@ class Saved:
     size_bytes: int
 
 
+class Leases(ProcessLeases):
+    """The leases of one of the processes, which remembers all that it ever had."""
+
+    def __init__(self):
+        super().__init__()
+        self.ever = []
+
+    def add(self, held):
+        self.ever.append(held)
+        super().add(held)
+
+    def settle(self):
+        """Waits until what is being released says so."""
+        for held in self.ever:
+            held.join()
+
+
 @dataclass
 class Running:
-    """A process that has opened the run."""
+    """A process that has opened the run.
+
+    Attributes:
+        epoch: That under which it writes; None before its first write.
+        up_to_date: Whether it has seen the run since it took that.
+        aside: Steps that it takes for damaged, and which attempt of each.
+    """
 
     view: object
     run: training.Checkpointer
+    leases: Leases
     policy: keep.PreservationPolicy
     interval: int
+    trash: bool
+    takeover: bool
+    epoch: int | None = None
+    up_to_date: bool = False
+    aside: dict = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A step of which somebody has changed a byte.
+
+    Attributes:
+        attempt: The attempt; another one at that step is none of this.
+        saved: What it was.
+        key: The file.
+        data: Its bytes before that.
+    """
+
+    attempt: str
+    saved: Saved
+    key: str
+    data: bytes
 
 
 class RunMachine(RuleBasedStateMachine):
-    """Two processes with one run; `there` is what must be in it."""
+    """Two processes with one run.
+
+    Attributes:
+        there: What must be in it, damaged or not.
+        trash: What can come back, in the order in which it went.
+        damaged: Of what is there, what cannot be loaded.
+        marked: Of what is damaged, what is marked as such: no fresh process lists it.
+        held: The step that somebody reads, and their hold on it.
+    """
 
     open_store = None
 
@@ -110,7 +177,10 @@ class RunMachine(RuleBasedStateMachine):
         self.pins = {}
         self.strays = {}
         self.live = {}
-        self.writer = None
+        self.trash = []
+        self.damaged = {}
+        self.marked = set()
+        self.held = None
 
     # --- what is there ---------------------------------------------------------------
 
@@ -119,7 +189,12 @@ class RunMachine(RuleBasedStateMachine):
 
     def look(self):
         """The committed steps, whole, read from the storage itself."""
-        return {int(name): found for name, found in self.ask(self._look()).items()}
+        found = {int(name): saved for name, saved in self.ask(self._look()).items()}
+        self.damaged = {
+            step: was for step, was in self.damaged.items() if found.get(step) == was.saved
+        }
+        self.marked &= self.damaged.keys()
+        return found
 
     async def _look(self):
         async def read(area):
@@ -130,12 +205,74 @@ class RunMachine(RuleBasedStateMachine):
             size = sum(entry.size for entry in area.manifest.entries)
             return Saved(value["step"], value["version"], metrics, size)
 
+        async def look(entry):
+            try:
+                return await reading(self.store, entry.name, read)
+            except DamagedCheckpointError:
+                was = self.damaged[int(entry.name)]
+                assert entry.record.attempt == was.attempt
+                return was.saved
+
         listing = await list_committed(self.store, "")
         return {
-            entry.name: await reading(self.store, entry.name, read)
+            entry.name: await look(entry)
             for entry in listing.committed
             if int(entry.name) < 90  # the others are copies that were cut short
         }
+
+    def listed(self, running=None):
+        """What a process lists: what is there and not known to be damaged."""
+        aside = set(self.marked)
+        if running is not None:
+            for step, attempt in running.aside.items():
+                was = self.damaged.get(step)
+                aside |= {step} if was is not None and was.attempt == attempt else set()
+        return sorted(self.there.keys() - aside)
+
+    def in_trash(self):
+        """The steps in the trash, as a fresh process tells them."""
+        _, run, _ = self.open()
+        return [entry.step for entry in run.trash]
+
+    def move_to_trash(self, who, before, found):
+        """What left the run by a process that has a trash can come back."""
+        if not self.live[who].trash:
+            assert self.in_trash() == [saved.step for saved in self.trash]
+            return
+        gone = {step: saved for step, saved in before.items() if step not in found}
+        told = self.in_trash()
+        assert sorted(told) == sorted([*(saved.step for saved in self.trash), *gone])
+        self.trash += [gone[step] for step in told[len(self.trash) :]]
+
+    # --- who may write -----------------------------------------------------------------
+
+    def newest_lease(self):
+        async def read():
+            epoch = max(await list_epochs(self.store), default=0)
+            return epoch, await read_epoch(self.store, epoch) if epoch else None
+
+        return self.ask(read())
+
+    def forbidden(self, who):
+        """The error with which that process's next write is refused, or None."""
+        running, (epoch, lease) = self.live[who], self.newest_lease()
+        if running.epoch is not None:
+            return None if running.epoch == epoch else LeaseLostError
+        if lease is None or lease.released or running.takeover:
+            return None
+        others = [other.view.pid for name, other in self.live.items() if name != who]
+        return LeaseHeldError if lease.by.pid in others else None
+
+    def note_lease(self, who, *, wrote):
+        """After a write: who has the run now."""
+        running = self.live[who]
+        running.leases.settle()
+        epoch, lease = self.newest_lease()
+        if lease is not None and lease.by.pid == running.view.pid and not lease.released:
+            running.epoch = epoch
+        if wrote:
+            assert running.epoch == epoch, "it wrote without the lease"
+            running.up_to_date = True
 
     def stored_pins(self):
         async def read():
@@ -147,28 +284,26 @@ class RunMachine(RuleBasedStateMachine):
 
         return {pin.name: pin.step for pin in self.ask(read())}
 
-    def open(self, policy=None, when=None):
-        view = self.processes.start()
-        with mock.patch.object(Context, "open_backend", return_value=view):
+    def open(self, policy=None, when=None, **options):
+        view, leases = self.processes.start(), Leases()
+        lease = functools.partial(WritingLease, leases=leases)
+        with (
+            mock.patch.object(Context, "open_backend", return_value=view),
+            mock.patch("holdfast_manager.engine.run.WritingLease", lease),
+        ):
             run = training.Checkpointer(
-                "memory://unused", preservation_policy=policy, save_decision_policy=when
+                "memory://unused", preservation_policy=policy, save_decision_policy=when, **options
             )
-        return view, run
+        return view, run, leases
 
     def pick(self, who):
         """That process, or the other if it is not running."""
         return who if who in self.live else next(iter(self.live))
 
-    def write_as(self, who):
-        """A process that goes on with what another one wrote looks at it first."""
-        if self.writer != who:
-            self.live[who].run.reload()
-            self.writer = who
-        return self.live[who]
-
-    def settle(self, who):
+    def settle(self, who, *, wrote=False):
         """After a fault: the process has died of it, or goes on without."""
         self.live[who].view.faults = {}  # first: what runs behind may come upon it
+        self.note_lease(who, wrote=wrote)
         if self.live[who].view.crashed:
             self.bury(who)
 
@@ -178,6 +313,7 @@ class RunMachine(RuleBasedStateMachine):
         assert running.view.crashed
         with contextlib.suppress(SimulatedCrash, StorageError):
             running.run.wait()
+        running.leases.release_all()  # their threads end; nothing of it reaches the store
 
     # --- processes -------------------------------------------------------------------
 
@@ -185,43 +321,53 @@ class RunMachine(RuleBasedStateMachine):
         policy=st.sampled_from(POLICIES),
         interval=st.sampled_from([1, 1, 2]),
         pinned=st.booleans(),
+        trash=st.booleans(),
     )
-    def begin(self, policy, interval, pinned):
-        self.start("one", policy, interval)
+    def begin(self, policy, interval, pinned, trash):
+        self.start("one", policy, interval, trash=trash)
         for rank in (5, 3):
             self.save_next("one", rank, None)
             if pinned and rank == 5:
                 self.pin("one", "paper", 0, None, undo=False)
-        self.start("two", policy, interval)
+        self.start("two", policy, interval, takeover=True)
 
     @rule(
         who=PROCESSES,
         policy=st.sampled_from(POLICIES),
         interval=st.sampled_from([1, 1, 2]),
         killed=st.booleans(),
+        trash=st.booleans(),
+        takeover=st.booleans(),
     )
-    def start(self, who, policy, interval, killed=False):
+    def start(self, who, policy, interval, killed=False, trash=False, takeover=False):
         """Starts a process; the one in its place ends, well or not."""
         if who in self.live and killed:
             self.live[who].view.die()
             self.bury(who)
         elif who in self.live:
             self.live[who].run.close()
+            self.live[who].leases.settle()
             self.live.pop(who).view.die()
         when = ContinuousCheckpointingPolicy() if interval == 1 else FixedIntervalPolicy(interval)
-        view, run = self.open(policy, when)
-        self.live[who] = Running(view, run, policy, interval)
-        self.writer = None
-        assert [entry.step for entry in run.checkpoints] == sorted(self.there)
+        view, run, leases = self.open(
+            policy, when, trash=TRASH if trash else None, takeover=takeover
+        )
+        self.live[who] = Running(view, run, leases, policy, interval, trash, takeover)
+        assert [entry.step for entry in run.checkpoints] == self.listed()
 
     @precondition(lambda self: self.live)
     @rule(who=PROCESSES)
     def reload(self, who):
-        run = self.live[self.pick(who)].run
+        running = self.live[self.pick(who)]
+        run = running.run
         run.reload()
-        assert [entry.step for entry in run.checkpoints] == sorted(self.there)
+        assert [entry.step for entry in run.checkpoints] == self.listed(running)
         for entry in run.checkpoints:
             saved = self.there[entry.step]
+            if entry.step in self.damaged:
+                with pytest.raises(DamagedCheckpointError):
+                    run.load_checkpointables(entry)
+                continue
             assert run.load_checkpointables(entry)["x"] == value(saved)
             assert (entry.metrics, entry.size_bytes) == (saved.metrics, saved.size_bytes)
 
@@ -248,15 +394,20 @@ class RunMachine(RuleBasedStateMachine):
     def save(self, who, ahead, rank, force, overwrite, background, fault):
         """Saves a step near the newest one, and collects what its policy does not keep."""
         who = self.pick(who)
-        running, before = self.write_as(who), dict(self.there)
+        running, before = self.live[who], dict(self.there)
+        forbidden = self.forbidden(who)
         step = max(0, max(self.there, default=0) + ahead)
         known = {entry.step for entry in running.run.checkpoints}
         new = Saved(step, next(self.versions), {"quality": rank}, STEP_BYTES)
         if fault:
             running.view.fail_at(*fault)
         outcome = self.attempt(running, new, force, overwrite, background)
+        evidence = self.evidence(running)
         found = self.look()
         after = dict(before)
+        if forbidden is not None:  # whatever it is told, it changes nothing
+            assert outcome not in ("committed", *self.unknown_without(fault))
+            assert found == before
         if outcome == "committed":
             after[step] = found.get(step, new)
         elif outcome == "unknown" and step in found:
@@ -264,12 +415,24 @@ class RunMachine(RuleBasedStateMachine):
             after[step] = found[step]
         elif outcome != "unknown":
             assert found == before
-            self.check_refusal(outcome, running, known, step, force, overwrite)
+            self.check_refusal(outcome, running, known, step, force, overwrite, forbidden)
         assert step not in found or found[step] == after[step]
+        if not running.up_to_date:  # it looks when it takes the lease
+            known = before.keys() - evidence.keys()
         exact = outcome == "committed" and not fault
-        self.check_collected(running, known | {step}, after, found, exact=exact)
+        self.check_collected(running, known | {step}, after, found, evidence, exact=exact)
+        self.move_to_trash(who, before, found)
         self.there = found
-        self.settle(who)
+        self.settle(who, wrote=outcome == "committed")
+
+    def unknown_without(self, fault):
+        """Nobody is told that nothing is known if nothing went wrong."""
+        return () if fault else ("unknown",)
+
+    def evidence(self, running):
+        """Damaged steps that no policy of that process counts, from before its write."""
+        aside = set(self.there) - set(self.listed(running))
+        return {step: self.there[step] for step in aside}
 
     def attempt(self, running, new, force, overwrite, background):
         """Saves; says `committed`, `declined`, `unknown`, or the error it was refused with."""
@@ -293,7 +456,7 @@ class RunMachine(RuleBasedStateMachine):
             return "declined"
         return "committed"
 
-    def check_refusal(self, outcome, running, known, step, force, overwrite):
+    def check_refusal(self, outcome, running, known, step, force, overwrite, forbidden):
         latest = max(known, default=-1)
         if outcome == "declined":
             assert not force
@@ -303,20 +466,25 @@ class RunMachine(RuleBasedStateMachine):
             assert step in self.there
             assert not overwrite
         elif outcome is StepPinnedError:
-            assert overwrite
+            assert overwrite or step in self.damaged
             assert step in self.pins.values()
+        elif issubclass(outcome, LEASE_ERRORS):
+            assert outcome is forbidden
         elif issubclass(outcome, FileExistsError):
             assert step in self.there
             assert not overwrite
         else:
             assert running.view.faults
 
-    def check_collected(self, running, known, before, found, *, exact):
+    def check_collected(self, running, known, before, found, evidence, *, exact):
         """What is gone is what the policy lets go, by what the process knew; never more."""
         gone = before.keys() - found.keys()
         assert found.items() <= before.items()
-        seen = [before[step] for step in sorted(known & before.keys())]
+        aside = {step for step in evidence if before.get(step) == evidence[step]}
+        seen = [before[step] for step in sorted((known & before.keys()) - aside)]
         protected = {step: ["pinned"] for step in self.pins.values()}
+        if self.held is not None:
+            protected.setdefault(self.held[0], ["being read"])
         if seen:
             protected[seen[-1].step] = ["newest"]
         context = keep.PreservationContext(protected=protected)
@@ -326,33 +494,41 @@ class RunMachine(RuleBasedStateMachine):
             for entry, kept in zip(seen, answers, strict=True)
             if not kept and entry.step not in protected
         }
-        assert gone <= surplus, f"{gone} is gone; {running.policy} lets {surplus} go"
-        assert not before or max(before) in found
-        assert gone == surplus or not exact
+        stays = min((entry.step for entry in seen if entry.step not in surplus), default=0)
+        old = {step for step in evidence if step < stays and before[step] == evidence[step]}
+        assert gone <= surplus | old, f"{gone} is gone; {running.policy} lets {surplus} go"
+        assert not seen or seen[-1].step in found
+        assert gone >= surplus or not exact
 
     @precondition(lambda self: self.live and self.there)
     @rule(who=PROCESSES, rank=st.integers(0, 9))
     def explain(self, who, rank):
         """What `explain` says is what the next commit does, if it adds no step."""
+        before = self.there
         who = self.pick(who)
-        running = self.write_as(who)
+        running = self.live[who]
         running.run.reload()
-        told = running.run.explain()
+        told = [verdict for verdict in running.run.explain() if verdict.step < 90]
         assert [verdict.step for verdict in told] == sorted(self.there)
-        assert self.look() == self.there
+        assert self.look() == before
+        if self.forbidden(who) or self.damaged:
+            return
         newest = self.there[max(self.there)]
         again = dataclasses.replace(newest, version=next(self.versions))
         outcome = self.attempt(running, again, force=True, overwrite=True, background=False)
         found = self.look()
         if outcome is StepPinnedError:
             assert newest.step in self.pins.values()
-            assert found == self.there
+            assert found == before
+            self.settle(who)
             return
         assert outcome == "committed"
         assert found[newest.step].version == again.version
         assert found.keys() == {verdict.step for verdict in told if verdict.kept}
         assert all(running.run.explain())
+        self.move_to_trash(who, before, found)
         self.there = found
+        self.settle(who, wrote=True)
 
     # --- removals and pins -------------------------------------------------------------
 
@@ -361,36 +537,43 @@ class RunMachine(RuleBasedStateMachine):
     def delete(self, who, back, fault):
         """Removes a step by name."""
         who = self.pick(who)
-        running = self.write_as(who)
+        running, forbidden = self.live[who], self.forbidden(who)
+        before = dict(self.there)
         step = max(0, max(self.there, default=0) - back)
         if fault:
             running.view.fail_at(*fault)
         refused = None
         try:
             running.run.delete(step)
-        except SimulatedCrash:
-            refused = SimulatedCrash
-        except (StepPinnedError, StepNotFoundError, StorageError) as error:
+        except (SimulatedCrash, *NOT_REMOVED, StorageError) as error:
             refused = type(error)
         found = self.look()
-        expected = {number: saved for number, saved in self.there.items() if number != step}
+        without = {number: saved for number, saved in before.items() if number != step}
         if refused is None:
-            assert step in self.there
+            assert forbidden is None
+            assert step in before
             assert step not in self.pins.values()
-            assert found == expected
-        elif fault and refused not in (StepPinnedError, StepNotFoundError):
-            assert found in (self.there, expected)
+            assert self.held is None or step != self.held[0]
+            assert found == without
+        elif forbidden is None and fault and refused not in NOT_REMOVED:
+            assert found in (before, without)
         else:
-            assert found == self.there
-            if refused is StepPinnedError:
-                assert step in self.pins.values()
-            else:
-                assert issubclass(refused, FileNotFoundError)
-                assert step not in self.there
+            assert found == before
+            assert fault or self.may_not_be_removed(step, refused, forbidden)
+        self.move_to_trash(who, before, found)
         self.there = found
-        self.settle(who)
+        self.settle(who, wrote=refused is None)
         if who in self.live:
             assert (step in {entry.step for entry in running.run.checkpoints}) <= (step in found)
+
+    def may_not_be_removed(self, step, refused, forbidden):
+        """Whether a removal that was refused had to be, and with that error."""
+        return {
+            StepPinnedError: step in self.pins.values(),
+            StepBeingReadError: self.held is not None and step == self.held[0],
+            StepNotFoundError: step not in self.there,
+            forbidden: True,
+        }.get(refused, False)
 
     @precondition(lambda self: self.live)
     @rule(who=PROCESSES, name=PINS, back=st.integers(0, 3), fault=FAULTS, undo=st.booleans())
@@ -443,6 +626,150 @@ class RunMachine(RuleBasedStateMachine):
         self.pins = self.stored_pins()
         self.settle(who)
 
+    # --- the trash -------------------------------------------------------------------
+
+    @precondition(lambda self: self.live and self.trash)
+    @rule(who=PROCESSES, back=st.integers(0, 3), fault=FAULTS)
+    def restore(self, who, back, fault):
+        """Brings a step back, of several of its number the one that went last."""
+        who = self.pick(who)
+        running, forbidden, before = self.live[who], self.forbidden(who), dict(self.there)
+        wanted = self.trash[max(0, len(self.trash) - 1 - back)].step
+        last = [saved for saved in self.trash if saved.step == wanted][-1]
+        if fault:
+            running.view.fail_at(*fault)
+        refused = None
+        try:
+            running.run.restore_from_trash(wanted)
+        except (SimulatedCrash, StepAlreadyExistsError, StorageError) as error:
+            refused = type(error)
+        found = self.look()
+        if refused is None:
+            assert forbidden is None
+            assert wanted not in before
+            assert found == {**before, wanted: last}
+        elif not fault or forbidden:
+            assert found == before
+            assert wanted in before or refused is forbidden or fault
+        assert found in (before, {**before, wanted: last})
+        if found != before:
+            self.trash.remove(last)
+        self.there = found
+        assert sorted(self.in_trash()) == sorted(saved.step for saved in self.trash)
+        self.settle(who, wrote=refused is None)
+
+    @precondition(lambda self: self.live and self.trash)
+    @rule(who=PROCESSES, fault=FAULTS, days=st.sampled_from([0, 1]))
+    def empty_trash(self, who, fault, days):
+        """Gives up what is in the trash, if it is old enough: here nothing is a day old."""
+        who = self.pick(who)
+        running, forbidden = self.live[who], self.forbidden(who)
+        if fault:
+            running.view.fail_at(*fault)
+        gone = refused = None
+        try:
+            gone = running.run.empty_trash(older_than=datetime.timedelta(days=days))
+        except (SimulatedCrash, StorageError) as error:
+            refused = type(error)
+        assert fault or refused is forbidden
+        assert self.look() == self.there
+        left = self.in_trash()
+        if forbidden or days:
+            assert not gone
+            assert left == [saved.step for saved in self.trash]
+        elif not fault:
+            assert sorted(gone) == sorted(saved.step for saved in self.trash)
+            assert left == []
+        kept = []
+        for saved in self.trash:
+            if saved.step in left:
+                left.remove(saved.step)
+                kept.append(saved)
+        assert left == []
+        self.trash = kept
+        self.settle(who, wrote=gone is not None)
+        if who in self.live and not self.trash and self.there:
+            with pytest.raises(StepNotInTrashError if not self.forbidden(who) else StorageError):
+                running.run.restore_from_trash(98)
+
+    # --- readers ---------------------------------------------------------------------
+
+    @precondition(lambda self: self.there)
+    @rule(back=st.integers(0, 3))
+    def read_on(self, back):
+        """An evaluation holds a step, and lets the one before go."""
+        self.let_go()
+        step = self.listed()[-1 - back] if back < len(self.listed()) else None
+        if step is not None:
+            hold = self.open()[1].reading(step)
+            hold.__enter__()
+            self.held = (step, hold)
+
+    @rule()
+    def let_go(self):
+        """It has read."""
+        if self.held is not None:
+            self.held[1].__exit__(None, None, None)
+            self.held = None
+
+    # --- damage ------------------------------------------------------------------------
+
+    @precondition(lambda self: self.there)
+    @rule(back=st.integers(0, 2))
+    def damage(self, back):
+        """A byte of a step changes."""
+        step = sorted(self.there)[max(0, len(self.there) - 1 - back)]
+        if step in self.damaged:
+            return
+
+        async def change():
+            record = (await read_record(self.store, str(step))).record
+            key = keys.join(str(step), record.data, "x/metadata")
+            data = await self.store.get(key)
+            await self.store.put(key, data.replace(b"version", b"veRsion"))
+            return Damaged(record.attempt, self.there[step], key, data)
+
+        self.damaged[step] = self.ask(change())
+
+    @precondition(lambda self: self.live and self.there)
+    @rule(who=PROCESSES)
+    def load_what_is_good(self, who):
+        """The newest step that is whole is loaded; newer ones are marked by who may write."""
+        who = self.pick(who)
+        running = self.live[who]
+        running.run.reload()
+        good = [step for step in self.there if step not in self.damaged]
+        if not good:
+            with pytest.raises(StorageError):
+                running.run.load_checkpointables(fallback=True)
+            return
+        loaded = running.run.load_checkpointables(fallback=True)["x"]
+        assert loaded == value(self.there[max(good)])
+        assert running.run.last_load.step == max(good)
+        passed = {step for step in self.damaged if step > max(good)}
+        skipped = {told.step for told in running.run.last_load.skipped}
+        assert {step for step in skipped if step < 90} == passed  # not copies cut short
+        running.aside |= {step: self.damaged[step].attempt for step in passed}
+        elsewhere = running.epoch is None and self.is_written_to_elsewhere(who)
+        self.marked |= set() if elsewhere else passed
+        assert [entry.step for entry in running.run.checkpoints] == self.listed(running)
+
+    def is_written_to_elsewhere(self, who):
+        _, lease = self.newest_lease()
+        others = [other.view.pid for name, other in self.live.items() if name != who]
+        return lease is not None and not lease.released and lease.by.pid in others
+
+    @precondition(lambda self: self.damaged)
+    @rule()
+    def repair(self):
+        """Somebody puts the right bytes back: what was said of the step is not true any more."""
+        for was in self.damaged.values():
+            self.ask(self.store.put(was.key, was.data))
+        self.damaged, self.marked = {}, set()
+        for running in self.live.values():
+            running.run.reload()
+            assert [entry.step for entry in running.run.checkpoints] == sorted(self.there)
+
     # --- strays ------------------------------------------------------------------------
 
     @rule(key=st.sampled_from(["notes.txt", "77/readme", "78/x/deep/file", "07/x", ".hidden/x"]))
@@ -475,8 +802,8 @@ class RunMachine(RuleBasedStateMachine):
 
     @invariant()
     def a_fresh_process_lists_what_is_there(self):
-        _, run = self.open()
-        assert [entry.step for entry in run.checkpoints] == sorted(self.there)
+        _, run, _ = self.open()
+        assert [entry.step for entry in run.checkpoints] == self.listed()
 
     @invariant()
     def pinned_steps_and_strays_stay(self):
@@ -488,7 +815,9 @@ class RunMachine(RuleBasedStateMachine):
         try:
             for running in self.live.values():
                 running.run.close()
+                running.leases.settle()
                 running.view.die()
+            self.let_go()
             self.live = {}
             if sys.exc_info() == (None, None, None):  # nothing has failed yet
                 self.check_nothing_is_left()
@@ -497,7 +826,7 @@ class RunMachine(RuleBasedStateMachine):
 
     def check_nothing_is_left(self):
         """The next process that saves, and one more sweep, leave steps and strays."""
-        _, run = self.open()
+        _, run, _ = self.open()
         last = Saved(max(self.there, default=0) + 1, next(self.versions), {"quality": 0}, 0)
         with run:
             assert run.save_checkpointables(
@@ -507,7 +836,9 @@ class RunMachine(RuleBasedStateMachine):
         assert found == {**self.there, last.step: found[last.step]}
 
         left = [key for key in self.ask(litter(self.store)) if key not in self.strays]
-        assert [key for key in left if not keys.is_under(key, PINS_DIR)] == []
+        said = (PINS_DIR, QUARANTINE_DIR, TRASH.prefix)
+        left = [key for key in left if not any(keys.is_under(key, where) for where in said)]
+        assert self.trash or left == []
         assert self.look() == found
 
 
@@ -522,11 +853,11 @@ def behind_a_network(store):
 
 
 STORES = {  # and how many sequences are tried on each
-    "pointer": (lambda: behind_a_network(TableBackend()), 14),
-    "rename": (lambda: TableBackend(rename=True, exchange=True), 14),
-    "decided": (lambda: behind_a_network(TableBackend(decided=True)), 8),
-    "memory": (lambda: open_backend(f"memory://machine-{uuid.uuid4().hex}/run"), 4),
-    "local": (lambda: open_backend(tempfile.mkdtemp(dir=SCRATCH[0])), 5),
+    "pointer": (lambda: behind_a_network(TableBackend()), 6),
+    "rename": (lambda: TableBackend(rename=True, exchange=True), 6),
+    "decided": (lambda: behind_a_network(TableBackend(decided=True)), 4),
+    "memory": (lambda: open_backend(f"memory://machine-{uuid.uuid4().hex}/run"), 2),
+    "local": (lambda: open_backend(tempfile.mkdtemp(dir=SCRATCH[0])), 3),
 }
 SCRATCH = []
 BRIEF = settings(

@@ -87,7 +87,7 @@ class Run:
         self.job = job(view) if job else Job.of(context, self.directory.label, view)
         self.known.follows = not self.job.decides
         self.holds = Holds(self.directory)
-        self.lease = WritingLease(backend, takeover=settings.takeover)
+        self.lease = WritingLease(backend, self.known.refresh, takeover=settings.takeover)
         self.quarantine = Quarantine(self.directory, self.known, self.lease.written_elsewhere)
         parts = self.known, self.directory, self.quarantine
         self.loading = Loading(*parts) if self.job.alone else JointLoading(*parts, self.job)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from holdfast_metadata import HoldfastError
@@ -23,6 +23,8 @@ class WritingLease:
 
     Args:
         backend: The run.
+        look_again: Lists the run anew. Asked for once the lease is taken after somebody else had
+            it: what this process knows of the run may be older than what that one wrote.
         takeover: Take it at the first write whoever holds it.
         patience: How long to watch a holder of which nothing is known.
         leases: Those of this process.
@@ -31,16 +33,19 @@ class WritingLease:
     def __init__(
         self,
         backend: StorageBackend,
+        look_again: Callable[[], Awaitable[None]],
         *,
         takeover: bool = False,
         patience: Patience | None = None,
         leases: ProcessLeases = process_leases,
     ) -> None:
         self._backend = backend
+        self._look_again = look_again
         self._takeover = takeover
         self._patience = patience
         self._leases = leases
         self._held: HeldLease | None = None
+        self._up_to_date = False
         self._let_go: Callable[[], object] = lambda: None
         self._lock = asyncio.Lock()
 
@@ -115,18 +120,25 @@ class WritingLease:
     async def _hold(self) -> HeldLease:
         async with self._lock:
             held = self._held
-            if held is not None and held.pid == os.getpid():
-                held.refuse_if_lost(self._backend)
-                return held
-            held = await acquire(
-                self._backend,
-                takeover=self._takeover,
-                patience=self._patience,
-                leases=self._leases,
-            )
-            self._held = held
-            # A run that is dropped without `close` must not keep others waiting.
-            finalizer = weakref.finalize(self, held.leave)
-            finalizer.atexit = False  # `ProcessLeases` does that, once what runs has ended
-            self._let_go = finalizer
+            if held is None or held.pid != os.getpid():
+                held = await self._acquire()
+            held.refuse_if_lost(self._backend)
+            if not self._up_to_date:  # if that fails, the next write does it
+                await self._look_again()
+                self._up_to_date = True
             return held
+
+    async def _acquire(self) -> HeldLease:
+        held = await acquire(
+            self._backend,
+            takeover=self._takeover,
+            patience=self._patience,
+            leases=self._leases,
+        )
+        self._held = held
+        self._up_to_date = held.epoch == 1
+        # A run that is dropped without `close` must not keep others waiting.
+        finalizer = weakref.finalize(self, held.leave)
+        finalizer.atexit = False  # `ProcessLeases` does that, once what runs has ended
+        self._let_go = finalizer
+        return held
