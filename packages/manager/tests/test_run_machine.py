@@ -179,6 +179,7 @@ class RunMachine(RuleBasedStateMachine):
         self.live = {}
         self.trash = []
         self.damaged = {}
+        self.changed = {}  # by attempt
         self.marked = set()
         self.held = None
 
@@ -209,8 +210,9 @@ class RunMachine(RuleBasedStateMachine):
             try:
                 return await reading(self.store, entry.name, read)
             except DamagedCheckpointError:
-                was = self.damaged[int(entry.name)]
-                assert entry.record.attempt == was.attempt
+                # Also one that was in the trash meanwhile, and has come back as it was.
+                was = self.changed[entry.record.attempt]
+                self.damaged[int(entry.name)] = was
                 return was.saved
 
         listing = await list_committed(self.store, "")
@@ -730,6 +732,7 @@ class RunMachine(RuleBasedStateMachine):
             return Damaged(record.attempt, self.there[step], key, data)
 
         self.damaged[step] = self.ask(change())
+        self.changed[self.damaged[step].attempt] = self.damaged[step]
 
     @precondition(lambda self: self.live and self.there)
     @rule(who=PROCESSES)
