@@ -308,3 +308,16 @@ async def test_a_run_whose_folder_was_removed_was_not_taken_over(backend, jobs):
     await backend.delete_prefix("_lease")
     with pytest.raises(LeaseLostError, match="somebody has removed its folder"):
         await held.require(backend)
+
+
+async def test_a_run_that_was_removed_and_made_anew_is_not_the_old_writer_s(jobs, backend):
+    first, second, _ = jobs
+    old = await first.acquire()
+    await backend.delete_prefix("_lease")
+    new = await second.acquire()
+    assert new.epoch == old.epoch
+    await old.beat()  # does not write over it
+    await new.require()
+    with pytest.raises(LeaseLostError, match="process 4711 on second-host"):
+        await old.require()
+    await new.require()

@@ -81,7 +81,8 @@ async def acquire(
         held = HeldLease(backend, lease, leases, beat_s=beat_s)
         leases.add(held)  # before anybody can see it
         try:
-            if await create_epoch(backend, lease):
+            held.version = await create_epoch(backend, lease)
+            if held.version is not None:
                 await _begin(held, backend, older, holder)
                 return held
         except BaseException:

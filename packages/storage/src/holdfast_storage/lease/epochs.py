@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from holdfast_metadata import LEASE_DIR, Lease, lease_epoch, lease_name
 from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
-from holdfast_storage.values import IfAbsent, ObjectInfo
+from holdfast_storage.values import IfAbsent, ObjectInfo, ObjectVersion
 
 _UNCERTAIN = (errors.TransientStorageError, errors.StorageTimeoutError)
 
@@ -37,22 +37,22 @@ async def read_epoch(backend: StorageBackend, epoch: int, run: str = "") -> Leas
         return None
 
 
-async def create_epoch(backend: StorageBackend, lease: Lease) -> bool:
-    """Creates an epoch; False if another process has it. An unknown outcome is asked for."""
+async def create_epoch(backend: StorageBackend, lease: Lease) -> ObjectVersion | None:
+    """Creates an epoch; None if another process has it. An unknown outcome is asked for."""
+    key = lease_key("", lease.epoch)
     try:
-        await backend.put(lease_key("", lease.epoch), lease.to_bytes(), condition=IfAbsent())
+        return await backend.put(key, lease.to_bytes(), condition=IfAbsent())
     except (errors.ObjectExistsError, *_UNCERTAIN) as error:
         there = await read_epoch(backend, lease.epoch)
-        if there is not None:
-            return there.by.attempt == lease.by.attempt
-        if isinstance(error, _UNCERTAIN):
+        if there is None and isinstance(error, _UNCERTAIN):
             raise
-        return False
-    return True
+        if there is None or there.by.attempt != lease.by.attempt:
+            return None
+    return (await backend.stat(key)).version
 
 
-async def refresh_epoch(backend: StorageBackend, lease: Lease) -> None:
-    """Writes one's own epoch again.
+async def refresh_epoch(backend: StorageBackend, lease: Lease) -> ObjectVersion:
+    """Writes one's own epoch again; says which version that is.
 
     Without a condition: only its holder writes to it, and a local disk remembers each
     conditional replacement by a file, which would be one every few seconds for as long as a
@@ -60,4 +60,4 @@ async def refresh_epoch(backend: StorageBackend, lease: Lease) -> None:
     the highest, and means nothing.
     """
     key = lease_key("", lease.epoch)
-    await backend.put(key, lease.to_bytes(), durable=False, parents=False)
+    return await backend.put(key, lease.to_bytes(), durable=False, parents=False)

@@ -16,6 +16,7 @@ from holdfast_storage import errors
 from holdfast_storage.backend import StorageBackend
 from holdfast_storage.lease.epochs import lease_key, list_epochs, read_epoch, refresh_epoch
 from holdfast_storage.lease.process import ProcessLeases
+from holdfast_storage.values import ObjectVersion
 
 _log = logging.getLogger(__name__)
 BEAT_S = 10.0  # three may be late before anybody may take over
@@ -30,6 +31,9 @@ class HeldLease:
         lease: What the epoch says.
         leases: Those of the process.
         beat_s: Between two refreshes, in seconds.
+
+    Attributes:
+        version: What was written last; None if that is not known.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class HeldLease:
         self._lease = lease
         self._leases = leases
         self._beat_s = beat_s
+        self.version: ObjectVersion | None = None
         self._pid = os.getpid()
         self._lock = threading.RLock()  # a finalizer may come in between
         self._users = 0
@@ -149,11 +154,23 @@ class HeldLease:
         """
         asked = backend or self._backend
         if not self._lost and self._pid == os.getpid():
-            there = await list_epochs(asked)
-            if max(there, default=0) == self.epoch:
+            if await self._is_highest(asked):
                 return
             self._lost = True
         raise await self._lost_error(asked)
+
+    async def _is_highest(self, backend: StorageBackend) -> bool:
+        """Whether the highest epoch is this one; it is read only if another version is there.
+
+        Where the folder of a run was removed and made anew, its first epoch is another's.
+        """
+        there = await list_epochs(backend)
+        if max(there, default=0) != self.epoch:
+            return False
+        if there[self.epoch].version == self.version:
+            return True
+        found = await read_epoch(backend, self.epoch)
+        return found is not None and found.by.attempt == self.ident
 
     def refuse_if_lost(self, backend: StorageBackend) -> None:
         """Refuses early what could never be decided; asks nobody.
@@ -170,7 +187,9 @@ class HeldLease:
             epoch = max(await list_epochs(backend), default=0)
             said = _LOST if epoch else _GONE
             lease = await read_epoch(backend, epoch) if epoch else None
-            if lease is not None:
+            if lease is not None and lease.released:
+                who = f" It was held by process {lease.by.pid} on {lease.by.host}, which has ended."
+            elif lease is not None:
                 who = f" It is held by process {lease.by.pid} on {lease.by.host} (epoch {epoch})."
         except Exception:  # noqa: BLE001 - only for the message
             _log.debug("cannot tell who holds %s", backend.root, exc_info=True)
@@ -205,13 +224,12 @@ class HeldLease:
         await self._put(released=False)
 
     async def _put(self, *, released: bool) -> None:
-        there = await list_epochs(self._backend)
-        if max(there, default=0) != self.epoch:
+        if not await self._is_highest(self._backend):
             self._lost = True
             return
         by = dataclasses.replace(self._lease.by, beat=self._lease.by.beat + 1)
         self._lease = dataclasses.replace(self._lease, by=by, released=released)
-        await refresh_epoch(self._backend, self._lease)
+        self.version = await refresh_epoch(self._backend, self._lease)
 
 
 _LOST = (
