@@ -184,6 +184,16 @@ def test_a_format_that_makes_impossible_names_is_refused_before_anything_is_writ
         run.save(1, state(1))
 
 
+def test_who_opens_a_run_under_other_names_is_told_before_beginning_anew_beside_them(place, caplog):
+    with opened(place, BOTH) as checkpointer:
+        checkpointer.save(7, state(7))
+    assert not caplog.records
+    assert opened(place).latest is None
+    (told,) = caplog.messages
+    assert "'ckpt_007' may be steps under other names" in told
+    assert "step_name_format" in told
+
+
 def test_strays_empty_and_half_deleted_folders_influence_nothing(tmp_path):
     place = tmp_path / "job"
     with opened(place) as run:

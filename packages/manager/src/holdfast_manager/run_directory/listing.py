@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from holdfast_checkpointer.engine.unmarked import holds_unmarked
@@ -20,6 +21,7 @@ from holdfast_storage.commit import list_hints, survey
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 64
+_LIKE_A_STEP = re.compile(r"([^._].*[^0-9])?[0-9]+$")
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,25 @@ class StepListing:
         steps = {name: step_in(self._names_of, name) for name in folders}
         return {name: step for name, step in steps.items() if step is not None}
 
+    def _tell_of_other_names(self, folders: Sequence[str], steps: Collection[str]) -> None:
+        """A job that does not see its steps would begin anew beside them."""
+        likely = [name for name in folders if _LIKE_A_STEP.match(name)]
+        if steps or not likely:
+            return
+        _log.warning(
+            "%s has no steps named as %s; folders such as %r may be steps under other names: open "
+            "it with the step_name_format (of a CheckpointManager: step_prefix, "
+            "step_format_fixed_length) that they were written with",
+            self._backend.root,
+            self._names_of.build_name(1),
+            max(likely),
+        )
+
     async def steps(self) -> FoundSteps:
         """Those that are committed or have a hint, in order: one for each step."""
         folders, hints = await self._folders()
         steps = self._steps_in(folders)
+        self._tell_of_other_names(folders, steps)
         seen = await survey(self._backend, sorted(steps.keys() - hints))
         found = [
             self.describe(steps[name], UNREAD, name)
