@@ -155,16 +155,13 @@ async def write_checkpoint(
         await _write_items(area, contents)
         await documents(area)
 
-    async def look(replaces: bool) -> None:
-        await _refuse_other_commit(backend, context.atomicity.mode)
-        await refuse_if_taken(backend, final, replace=replaces, force=force)
-
     async def alone(replaces: bool) -> CommitRecord:
-        await look(replaces)
+        await refuse_if_taken(backend, final, replace=replaces, force=force)
         return await write_attempt(backend, final, write, replace=replaces)
 
     job = Membership.of(context.multiprocessing)
     if job.alone:
+        await _refuse_other_commit(backend, context.atomicity.mode)
         return await (around(alone) if around else alone(replace))
     deadline_s = context.multiprocessing.deadline_secs
     try:
@@ -174,9 +171,10 @@ async def write_checkpoint(
             if not job.is_primary:
                 return await save.follow()
             operation.enter("the look at the destination")
+            await _refuse_other_commit(backend, context.atomicity.mode)
 
             async def lead(replaces: bool) -> CommitRecord:
-                await look(replaces)
+                await refuse_if_taken(backend, final, replace=replaces, force=force)
                 return await save.lead(documents, replace=replaces)
 
             return await (around(lead) if around else lead(replace))
