@@ -43,10 +43,12 @@ def sweep():
 def left_in():
     """What is in a folder, besides the temporary file of a put, and the empty file that
     asks the store's clock, which were killed half-way: nobody can know whose they are, so
-    they go when they are an hour old."""
-    unknown = (".put-", ".holdfast-clock-")
+    they go when they are an hour old. A run's lease stays, and the folder of announcements
+    once they are gone."""
+    unknown = (".put-", ".holdfast-clock-", "_lease")
 
     def names(folder):
-        return sorted(name for name in os.listdir(folder) if not name.startswith(unknown))
+        found = [name for name in os.listdir(folder) if not name.startswith(unknown)]
+        return sorted(n for n in found if n != "_collecting" or os.listdir(folder / n))
 
     return names

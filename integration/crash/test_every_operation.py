@@ -101,7 +101,7 @@ def test_a_run_killed_before_an_operation_has_each_step_where_it_was_said_to_be(
                 assert_whole(run.load(1), 1)
             run.save(3, state(3))
         ours = [name for name in left_in(folder / "run") if not name.isdecimal()]
-        assert {name for name in ours if ".displaced-" not in name} <= {".trash", "_pins", "_lease"}
+        assert {name for name in ours if ".displaced-" not in name} <= {".trash", "_pins"}
     assert {"", "overwritten", "ended"} <= last_words
     assert len(last_words) > 3  # it died in most of them
 

@@ -103,15 +103,17 @@ def test_items_without_a_step_document_are_a_checkpoint_as_in_old_versions(path,
         hf.load(path.parent / "run")
 
 
-def test_it_is_not_deleted_and_that_is_said_even_if_it_may_be_missing(path, core):
+def test_it_is_deleted_as_a_whole_and_never_an_item_of_it(path, core):
     v1()(path, core)
-    for name in (None, "state"):
-        with pytest.raises(NotImplementedError, match="Orbax wrote"):
-            hf.delete(path, checkpointable_name=name, missing_ok=True)
+    with pytest.raises(NotImplementedError, match="Orbax wrote"):
+        hf.delete(path, checkpointable_name="state", missing_ok=True)
     with pytest.raises(FileNotFoundError, match="has no item 'absent'"):
         hf.delete(path, checkpointable_name="absent")
     assert hf.delete(path, checkpointable_name="absent", missing_ok=True) is False
     assert differences(hf.load(path, core), core) == []
+    assert hf.delete(path)
+    assert not path.exists()
+    assert hf.delete(path, missing_ok=True) is False
 
 
 def test_a_json_item_is_restored_by_the_json_handler(path):

@@ -8,7 +8,7 @@ import pytest
 import holdfast as hf
 from holdfast_checkpointer.engine import partial
 from holdfast_checkpointer.functions import stage_state
-from holdfast_checkpointer.options import AtomicityMode
+from holdfast_checkpointer.options import Context
 from holdfast_storage import errors, keys
 from holdfast_storage.loop import get_loop
 from holdfast_storage.testing.faulty import Fault, FaultyBackend, SimulatedCrash
@@ -44,7 +44,7 @@ class Store:
 
     async def save(self, view, tree):
         contents = stage_state(tree, "state", None, hf.Context(), marker=True)
-        await partial.save_part(view, self.final, contents, AtomicityMode.AUTO)
+        await partial.save_part(view, self.final, contents, Context())
 
     async def finalize(self, view):
         await partial.finalize(view, self.final)
