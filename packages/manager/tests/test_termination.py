@@ -81,7 +81,7 @@ def test_the_step_after_the_signal_is_saved_whatever_the_policy_says_and_the_pro
 
 def test_a_save_that_the_deadline_stops_leaves_nothing_and_is_told_once(store):
     store.hangs = True
-    with pytest.raises(AbandonedError) as told, training.save_on_termination(0.4):
+    with pytest.raises(AbandonedError) as told, training.save_on_termination(2):
         run = training.Checkpointer("run")
         running = run.save_async(1, {"a": 1})
         store.waiting.wait()
