@@ -45,8 +45,8 @@ class AttemptMark:
     format_version: int = FORMAT_VERSION
     extra: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_bytes(self) -> bytes:
-        """Encodes as canonical JSON."""
+    def to_json(self) -> dict[str, Any]:
+        """As a part of another document."""
         known = {
             "format_version": self.format_version,
             "attempt": self.attempt,
@@ -60,7 +60,16 @@ class AttemptMark:
             "created_ns": self.created_ns,
             "beat": self.beat,
         }
-        return canonical_json(merge_extra(known, self.extra))
+        return merge_extra(known, self.extra)
+
+    def to_bytes(self) -> bytes:
+        """Encodes as canonical JSON."""
+        return canonical_json(self.to_json())
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], *, source: str) -> AttemptMark:
+        """The inverse of `to_json`; raises as `from_bytes`."""
+        return cls.from_bytes(canonical_json(dict(value)), source=source)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, source: str = ATTEMPT_FILE) -> AttemptMark:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -42,7 +41,7 @@ class Lease:
             "format_version": self.format_version,
             "epoch": self.epoch,
             "released": self.released,
-            "by": json.loads(self.by.to_bytes()),
+            "by": self.by.to_json(),
         }
         return canonical_json(merge_extra(known, self.extra))
 
@@ -59,7 +58,7 @@ class Lease:
             format_version=fields.version(FORMAT_VERSION),
             epoch=fields.take("epoch", int),
             released=fields.take("released", bool),
-            by=AttemptMark.from_bytes(canonical_json(fields.take("by", dict)), source=source),
+            by=AttemptMark.from_json(fields.take("by", dict), source=source),
             extra=fields.rest,
         )
 

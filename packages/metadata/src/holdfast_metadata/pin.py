@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -83,7 +82,7 @@ class Collecting:
         known = {
             "format_version": self.format_version,
             "names": list(self.names),
-            "by": json.loads(self.by.to_bytes()),
+            "by": self.by.to_json(),
         }
         return canonical_json(merge_extra(known, self.extra))
 
@@ -94,6 +93,6 @@ class Collecting:
         return cls(
             format_version=fields.version(FORMAT_VERSION),
             names=fields.take_list("names", str),
-            by=AttemptMark.from_bytes(canonical_json(fields.take("by", dict)), source=source),
+            by=AttemptMark.from_json(fields.take("by", dict), source=source),
             extra=fields.rest,
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,7 +55,7 @@ class QuarantineMark:
             "reason": self.reason,
             "file": self.file,
             "leaf": self.leaf,
-            "by": json.loads(self.by.to_bytes()),
+            "by": self.by.to_json(),
         }
         return canonical_json(merge_extra(known, self.extra))
 
@@ -78,6 +77,6 @@ class QuarantineMark:
             reason=fields.take("reason", str),
             file=fields.take("file", str),
             leaf=fields.take("leaf", str),
-            by=AttemptMark.from_bytes(canonical_json(fields.take("by", dict)), source=source),
+            by=AttemptMark.from_json(fields.take("by", dict), source=source),
             extra=fields.rest,
         )

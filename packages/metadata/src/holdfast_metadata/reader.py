@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,7 +36,7 @@ class ReaderLease:
         known = {
             "format_version": self.format_version,
             "steps": list(self.steps),
-            "by": json.loads(self.by.to_bytes()),
+            "by": self.by.to_json(),
         }
         return canonical_json(merge_extra(known, self.extra))
 
@@ -53,6 +52,6 @@ class ReaderLease:
         return cls(
             format_version=fields.version(FORMAT_VERSION),
             steps=fields.take_list("steps", int),
-            by=AttemptMark.from_bytes(canonical_json(fields.take("by", dict)), source=source),
+            by=AttemptMark.from_json(fields.take("by", dict), source=source),
             extra=fields.rest,
         )
