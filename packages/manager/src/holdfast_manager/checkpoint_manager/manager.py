@@ -31,6 +31,7 @@ from holdfast_manager.checkpoint_manager.policies import best_first, what_to_kee
 from holdfast_manager.described import RootMetadata
 from holdfast_manager.engine.contents import for_a_step
 from holdfast_manager.engine.known import KnownSteps
+from holdfast_manager.engine.leaving import leave
 from holdfast_manager.engine.results import SaveResult
 from holdfast_manager.engine.run import Run, RunSettings
 from holdfast_manager.errors import StepAlreadyExistsError
@@ -421,12 +422,8 @@ class CheckpointManager(Housekeeping):
     ) -> None:
         if error is None:
             self.close()
-            return
-        try:
-            self._close(error)
-        except Exception as other:  # noqa: BLE001 - never in place of the error that is under way
-            error.add_note(f"a background save failed as well: {type(other).__name__}: {other}")
-            _log.exception("a background save failed as well")
+        else:
+            leave(error, lambda: self._close(error))
 
     def _check_may_write(self) -> None:
         if self._options.read_only:

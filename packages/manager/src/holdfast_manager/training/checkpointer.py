@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from types import TracebackType
@@ -20,6 +19,7 @@ from holdfast_manager.described import DescribedCheckpoint, RootMetadata
 from holdfast_manager.engine.contents import for_a_step
 from holdfast_manager.engine.deletion import Deletion, Trash
 from holdfast_manager.engine.known import step_of
+from holdfast_manager.engine.leaving import leave
 from holdfast_manager.engine.results import SaveResponse, SaveResult
 from holdfast_manager.engine.run import Run, RunSettings
 from holdfast_manager.engine.verdicts import Verdict, best_by_policy
@@ -39,7 +39,6 @@ from holdfast_manager.training.housekeeping import Housekeeping
 from holdfast_manager.training.loads import Loads, Step, number_of
 from holdfast_storage.loop import get_loop
 
-_log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -513,12 +512,8 @@ class Checkpointer(Loads, Housekeeping):
     ) -> None:
         if error is None:
             self.close()
-            return
-        try:
-            self._run.saver.leave(error)
-        except Exception as other:  # noqa: BLE001 - never in place of the error that is under way
-            error.add_note(f"a background save failed as well: {type(other).__name__}: {other}")
-            _log.exception("a background save failed as well")
+        else:
+            leave(error, lambda: self._run.saver.leave(error))
 
     def _save(
         self,
