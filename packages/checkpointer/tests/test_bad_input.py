@@ -228,6 +228,12 @@ def test_a_closed_checkpointer_refuses(tmp_path):
         checkpointer.save(tmp_path / "c", {"a": 1})
 
 
+def test_none_as_a_whole_tree_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="None, which holds nothing to save"):
+        hc.save(tmp_path / "c", None)
+    assert nothing_there(tmp_path)
+
+
 def test_arguments_of_another_handler_are_refused(tmp_path):
     with hc.Checkpointer(hc.StandardCheckpointHandler()) as checkpointer:
         with pytest.raises(TypeError, match="takes StandardSave, got JsonSave"):
