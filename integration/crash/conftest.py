@@ -47,8 +47,10 @@ def left_in():
     once they are gone."""
     unknown = (".put-", ".holdfast-clock-", "_lease")
 
+    def known(folder):
+        return [name for name in os.listdir(folder) if not name.startswith(unknown)]
+
     def names(folder):
-        found = [name for name in os.listdir(folder) if not name.startswith(unknown)]
-        return sorted(n for n in found if n != "_collecting" or os.listdir(folder / n))
+        return sorted(n for n in known(folder) if n != "_collecting" or known(folder / n))
 
     return names
