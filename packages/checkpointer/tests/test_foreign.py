@@ -132,7 +132,7 @@ def spools(tmp_path_factory, monkeypatch):
     yield folder
 
     def left():
-        return [entry.name for entry in folder.iterdir() if entry.name.startswith("holdfast-spool-")]
+        return [entry.name for entry in folder.glob("holdfast-spool-*")]
 
     patience_ends = time.monotonic() + 10
     while left() and time.monotonic() < patience_ends:
