@@ -38,6 +38,21 @@ class Worker:
         submitted = self._pool.submit(context.run, call)
         return await carried_through(asyncio.wrap_future(submitted))
 
+    async def make(self, make: Callable[[], T], undo: Callable[[T], None]) -> T:
+        """Makes something in the thread; what nobody waits for any more is undone there."""
+        made: list[T] = []
+
+        def call() -> T:
+            made.append(make())
+            return made[0]
+
+        try:
+            return await self.run(call)
+        except BaseException:
+            for one in made:
+                await self.run(functools.partial(undo, one))
+            raise
+
     def end(self) -> None:
         """Lets the thread end when it has nothing to do."""
         self._pool.shutdown(wait=False)

@@ -95,7 +95,7 @@ class ItemFolder:
                 spool.remove()
                 raise
 
-        return await worker.run(make)
+        return await worker.make(make, ItemFolder._remove)
 
     async def check(self, worker: Worker, *, finalized: bool) -> Contents:
         """Looks at what the handler has left.
@@ -145,8 +145,11 @@ class ItemFolder:
 
     async def discard(self, worker: Worker) -> None:
         """Removes the spool, if there is one."""
+        await worker.run(self._remove)
+
+    def _remove(self) -> None:
         if self._spool is not None:
-            await worker.run(self._spool.remove)
+            self._spool.remove()
 
 
 @contextlib.asynccontextmanager
@@ -168,7 +171,7 @@ async def readable_folder(
     total = sum(files.values())
     if total > options.spool_bytes:
         raise _too_much(area.label, total, options.spool_bytes)
-    spool = await worker.run(lambda: _new_spool(options))
+    spool = await worker.make(lambda: _new_spool(options), ScratchFolder.remove)
     try:
         folder = _inside(spool, area.label)
         await _download(area, folder, files, worker)
