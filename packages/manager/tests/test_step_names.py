@@ -13,6 +13,7 @@ from holdfast_manager.step_names import (
     composite_name_format,
     standard_name_format,
 )
+from holdfast_manager.training import Trash
 from holdfast_storage import get_loop, open_backend
 
 
@@ -153,6 +154,29 @@ def test_of_two_folders_for_one_step_the_written_format_is_it(place, caplog):
     with opened(place) as plain:
         plain.save(2, state(2))
     assert opened(place, both).load(2)["w"][0] == 2  # a folder that holds none is not in the way
+
+
+@pytest.mark.parametrize("trash", [None, Trash()], ids=["deleted", "trash"])
+def test_a_step_in_two_folders_goes_as_one(place, trash):
+    for names, value in ((standard_name_format(), 1), (PADDED, 100)):
+        with opened(place, names) as run:
+            for step in (1, 2, 3, 4):
+                run.save(step, state(value + step))
+    both = composite_name_format(PADDED, [standard_name_format()])
+    with opened(place, both, preservation_policy=LatestN(2), trash=trash) as run:
+        assert run.save(3, state(3), force=True, overwrite=True)
+        run.wait()
+        assert steps(run) == [3, 4]
+        assert run.load(3)["w"][0] == 3
+        run.delete(4)
+        run.reload()
+        assert (steps(run), run.latest.step) == ([3], 3)
+        if trash is not None:
+            run.restore_from_trash(4)
+            assert run.load(4)["w"][0] == 104  # that which was listed
+    left = [3] if trash is None else [3, 4]
+    assert (steps(opened(place, both)), steps(opened(place, PADDED))) == (left, left)
+    assert steps(opened(place)) == [3]  # replaced in the folder that is it
 
 
 def test_a_format_of_the_users_own(place):

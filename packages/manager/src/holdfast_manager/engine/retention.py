@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeAlias
 
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_manager.engine import termination
@@ -25,6 +28,10 @@ from holdfast_storage.lease import settle_leaving
 _log = logging.getLogger(__name__)
 SILENCE_S = 3600.0
 _CONFIRMED_AT_ONCE = 64
+# What holds each step, and the further folders of each by the name of the listed one.
+_Removing: TypeAlias = tuple[
+    Mapping[int, Sequence[str]], Mapping[str, Sequence[CheckpointMetadata]]
+]
 
 
 class Retention:
@@ -103,11 +110,11 @@ class Retention:
     async def delete(self, entry: CheckpointMetadata, *, missing_ok: bool) -> bool:
         """Un-commits one step that nothing holds; its data is deleted behind that."""
         try:
-            async with self._lease.writing(), self._holds.removing([entry.name]) as held:
+            async with self._lease.writing(), self._removing([entry]) as (held, further):
                 await self.require_unpinned(entry.step)
                 if entry.step in held:
                     raise StepBeingReadError(entry.step, held[entry.step], self._run.label)
-                await self._take_out(entry)
+                await self._take_out(entry, further)
         except CheckpointNotFoundError:
             if missing_ok:
                 return False
@@ -169,13 +176,27 @@ class Retention:
         await self._run.repair_hints()
         return SweepReport(run.removed + trash.removed, run.spared + trash.spared)
 
-    async def _take_out(self, entry: CheckpointMetadata) -> None:
-        """Un-commits one step: the one place where a step leaves the run."""
-        if self._trash.enabled:
-            await self._trash.put(entry)
-        else:
-            removal = await self._run.uncommit(entry, pace=self._reaper.pace)
-            self._reaper.add(removal, entry.path)
+    @asynccontextmanager
+    async def _removing(self, entries: list[CheckpointMetadata]) -> AsyncIterator[_Removing]:
+        """Announces a removal of steps; gives what holds them, and their further folders."""
+        further = await self._run.further_folders(entries)
+        names = [one.name for entry in entries for one in (*further.get(entry.name, ()), entry)]
+        async with self._holds.removing(names) as held:
+            yield held, further
+
+    async def _take_out(
+        self, entry: CheckpointMetadata, further: Mapping[str, Sequence[CheckpointMetadata]]
+    ) -> None:
+        """Un-commits one step: the one place where a step leaves the run.
+
+        What is listed goes last: until then the step is the one that it was.
+        """
+        for one in (*further.get(entry.name, ()), entry):
+            if self._trash.enabled:
+                await self._trash.put(one)
+            else:
+                removal = await self._run.uncommit(one, pace=self._reaper.pace)
+                self._reaper.add(removal, one.path)
         self._known.drop(entry)  # again: a listing from before may have brought it back
 
     async def _decide(
@@ -229,12 +250,14 @@ class Retention:
         _, surplus = await self._decide()
         if not surplus:
             return
-        async with self._holds.removing([entry.name for entry in surplus]) as held:
+        async with self._removing(surplus) as (held, further):
             for entry in surplus:
                 if entry.step not in held:
-                    await self._collect_one(entry)
+                    await self._collect_one(entry, further)
 
-    async def _collect_one(self, entry: CheckpointMetadata) -> None:
+    async def _collect_one(
+        self, entry: CheckpointMetadata, further: Mapping[str, Sequence[CheckpointMetadata]]
+    ) -> None:
         marked = self._known.aside(entry.step) is not None
         if marked and not await self._quarantine.may_replace(entry.step):
             await self._list_again()  # it was repaired: the policy decides, next time
@@ -243,7 +266,7 @@ class Retention:
         if not await self._known.confirm(entry):
             return
         try:
-            await self._take_out(entry)
+            await self._take_out(entry, further)
             if marked:
                 self._forget_removed(entry.name)
         except StorageError:

@@ -144,6 +144,15 @@ class RunDirectory:
             gone.append(entries[-1])
         return gone
 
+    async def further_folders(
+        self, entries: Sequence[CheckpointMetadata]
+    ) -> dict[str, list[CheckpointMetadata]]:
+        """Checkpoints of the same steps that are not listed, by the name of the one that is.
+
+        As of a run that went on under other names: without the listed one they would be seen.
+        """
+        return await self._listing.further(entries)
+
     async def _without_torn_end(
         self, steps: list[CheckpointMetadata]
     ) -> tuple[list[CheckpointMetadata], list[Aside]]:

@@ -13,11 +13,11 @@ from holdfast_manager.place import Place
 from holdfast_manager.quarantine import Aside, QuarantinedStep
 from holdfast_manager.quarantine.looking import StepIdentity
 from holdfast_manager.run_directory.details import reader_of
-from holdfast_manager.step_names import NameFormat, step_in
+from holdfast_manager.step_names import NameFormat, StandardNameFormat, step_in
 from holdfast_manager.steps import UNREAD, CheckpointMetadata, Unread
 from holdfast_metadata import QUARANTINE_DIR
-from holdfast_storage import StorageBackend
-from holdfast_storage.commit import list_hints, survey
+from holdfast_storage import RecordUnreadableError, StorageBackend
+from holdfast_storage.commit import list_hints, occupant, survey
 
 _log = logging.getLogger(__name__)
 _AT_ONCE = 64
@@ -127,6 +127,35 @@ class StepListing:
         return CheckpointMetadata(
             step, path, name, committed_ns, self._reader, ours=ours, unmarked=unmarked
         )
+
+    async def further(
+        self, entries: Sequence[CheckpointMetadata]
+    ) -> dict[str, list[CheckpointMetadata]]:
+        """Checkpoints of the same steps in folders of other names, by the name that is listed.
+
+        Only where a format reads several names of one step.
+        """
+        if not entries or isinstance(self._names_of, StandardNameFormat):
+            return {}
+        listed = {entry.step: entry.name for entry in entries}
+        names, _ = await self.names()
+        found: dict[str, list[CheckpointMetadata]] = {}
+        for name, step in sorted(names.items()):
+            if listed.get(step, name) != name and (other := await self._found(name, step)):
+                found.setdefault(listed[step], []).append(other)
+        return found
+
+    async def _found(self, name: str, step: int) -> CheckpointMetadata | None:
+        try:
+            kind = (await occupant(self._backend, name)).kind
+        except RecordUnreadableError as error:
+            _log.warning("%s/%s is left alone: %s", self._backend.root, name, error)
+            return None
+        if kind in ("ours", "orbax"):
+            return self.describe(step, UNREAD, name, ours=kind == "ours")
+        if await holds_unmarked(self._backend, name):
+            return self.describe(step, UNREAD, name, ours=False, unmarked=True)
+        return None
 
     async def _unmarked(self, names: Sequence[str]) -> list[str]:
         """Those that Orbax wrote before it marked its checkpoints."""
