@@ -12,6 +12,7 @@ from holdfast_manager.errors import StepAlreadyExistsError, StepNotFoundError, S
 from holdfast_manager.policies.preservation_policies import LatestN
 from holdfast_manager.step_names import standard_name_format
 from holdfast_storage import get_loop, open_backend
+from holdfast_storage.commit.sweep import StoreClock
 from holdfast_storage.errors import DamagedCheckpointError
 from holdfast_storage.testing.faulty import Fault, FaultyBackend, SimulatedCrash
 
@@ -247,7 +248,7 @@ def there(run, step):
     return True
 
 
-def test_a_trash_in_which_nothing_is_due_is_not_read_after_each_save(place, monkeypatch):
+def test_of_the_trash_only_what_is_due_is_read_after_a_save(place, monkeypatch):
     view = FaultyBackend(open_backend(place), reads=True)
     monkeypatch.setattr(Context, "open_backend", lambda *_: view)
     with open_run(place, keep=1, trash=training.Trash(datetime.timedelta(days=1))) as run:
@@ -259,3 +260,16 @@ def test_a_trash_in_which_nothing_is_due_is_not_read_after_each_save(place, monk
         read = [call for call in view.calls if call.operation in ("get", "read")]
         assert not [call.key for call in read if call.key.endswith(".trashed")]
         assert steps(run.trash) == [1, 2, 3, 4]
+        first, second = [one.time.timestamp() for one in run.trash][:2]
+        due = (first + second) / 2 + datetime.timedelta(days=1).total_seconds()
+
+        async def age(clock, modified):
+            return due - modified
+
+        monkeypatch.setattr(StoreClock, "age", age)
+        del view.calls[:]
+        get_loop().run(run._run.trash.empty(datetime.timedelta(days=1)))
+        run._run.reaper.close(60)
+        read = [call for call in view.calls if call.operation in ("get", "read")]
+        assert {call.key for call in read if call.key.endswith(".trashed")} == {".trash/.1.trashed"}
+        assert steps(run.trash) == [2, 3, 4]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import math
 from dataclasses import dataclass
 
 from holdfast_manager.engine.deletion import Trash
@@ -157,16 +158,17 @@ class RunTrash:
                 return await self._empty(older_than)
 
     async def _empty(self, older_than: datetime.timedelta) -> list[int]:
-        clock = StoreClock(self._run.backend, "")
+        until = math.inf
         if older_than:  # after each save: most often one listing says that nothing is due
             tickets = await self._folder.tickets()
-            seconds = older_than.total_seconds()
-            if not tickets or await clock.age(tickets[0].modified) < seconds:
+            if not tickets:
+                return []
+            now = await StoreClock(self._run.backend, "").age(0.0)
+            until = now - older_than.total_seconds()
+            if tickets[0].modified > until:
                 return []
         gone = []
-        for entry in await self._folder.entries():
-            if older_than and await clock.age(entry.trashed) < older_than.total_seconds():
-                continue
+        for entry in await self._folder.entries(until=until):
             try:
                 removal = await self._folder.empty(entry)
             except StorageError as error:  # it came back, or goes the next time

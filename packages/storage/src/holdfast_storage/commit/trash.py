@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import re
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from holdfast_storage.commit.sweep import StoreClock
 from holdfast_storage.values import IfAbsent, ObjectInfo
 
 PATIENCE_S = 2.0
+_AGAIN = re.compile(r"\.[0-9a-f]{8}\Z")  # what `Trash._names` adds
 _log = logging.getLogger(__name__)
 
 
@@ -147,14 +150,21 @@ class Trash:
         found = [info for info in listing.objects if _name_in(keys.leaf(info.key)) is not None]
         return sorted(found, key=lambda info: info.modified)
 
-    async def entries(self) -> list[TrashEntry]:
+    async def entries(self, *, until: float = math.inf) -> list[TrashEntry]:
         """What is in the trash, oldest first.
 
         Of two tickets of one checkpoint the younger counts: the other is of an earlier time.
+
+        Args:
+            until: Only what got there by then, by the store's clock, in seconds since the
+                epoch. Tickets of others are not read.
         """
-        found = [await self.find(info) for info in await self.tickets()]
+        tickets = await self.tickets()
+        asked = {_final_in(info) for info in tickets if info.modified <= until}
+        found = [await self.find(info) for info in tickets if _final_in(info) in asked]
         youngest = {entry.prefix: entry for entry in found if entry is not None}
-        return sorted(youngest.values(), key=lambda entry: entry.trashed)
+        kept = [entry for entry in youngest.values() if entry.trashed <= until]
+        return sorted(kept, key=lambda entry: entry.trashed)
 
     async def find(self, info: ObjectInfo) -> TrashEntry | None:
         """What a ticket names; None if that is not in the trash (any more, or yet)."""
@@ -284,6 +294,12 @@ class Trash:
 def _told(work: asyncio.Future[None]) -> None:
     if not work.cancelled() and work.exception() is not None:
         _log.debug("a ticket stays for the next sweep: %s", work.exception())
+
+
+def _final_in(info: ObjectInfo) -> str:
+    """What all tickets of one checkpoint have in common; perhaps some of others, too."""
+    name = str(_name_in(keys.leaf(info.key)))
+    return _AGAIN.sub("", name)
 
 
 def _name_in(leaf: str) -> str | None:
