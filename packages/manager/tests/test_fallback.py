@@ -127,7 +127,7 @@ def test_any_damage_to_any_file_is_passed_over_or_changes_nothing(place):
                 assert dict(run.quarantined) == told
                 marked = marks(backend)
                 unreadable = any(one.problem == "unreadable" for one in told.values())
-                assert marked == (["_quarantine/3"] if told and not unreadable else [])
+                assert marked == (["_quarantine/3"] if told else [])
                 if told and not unreadable:
                     again = training.Checkpointer(place)
                     assert (again.latest.step, set(again.quarantined)) == (2, {3})
@@ -139,7 +139,36 @@ def test_any_damage_to_any_file_is_passed_over_or_changes_nothing(place):
             ask(backend.delete_prefix("3"))
             for name, saved in pristine.items():
                 ask(backend.put(name, saved, durable=False))
+            ask(backend.delete_prefix("_quarantine"))
     assert {problem for _, problem in seen} == {"damaged", "incomplete", "unreadable"}
+
+
+def test_steps_whose_record_cannot_be_read_are_reported_marked_and_never_replaced(place):
+    save(place, 1, 2, 3)
+    backend = open_backend(place)
+    records = {step: ask(backend.get(f"{step}/_COMMIT.json")) for step in (2, 3)}
+    for step in records:
+        ask(backend.put(f"{step}/_COMMIT.json", b"{"))
+    run = training.Checkpointer(place)
+    assert value_of(run.load(fallback=True)) == 1
+    found = {one.step: one.problem for one in run.last_load.skipped}
+    assert found == {3: "unreadable", 2: "unreadable"}
+    assert marks(backend) == ["_quarantine/2", "_quarantine/3"]
+    again = training.Checkpointer(place)
+    assert {step: bool(one.found_by) for step, one in again.quarantined.items()} == {
+        2: True,
+        3: True,
+    }
+    with pytest.raises(RecordUnreadableError):
+        again.save(3, state(30))
+    again.close()
+    ask(backend.put("2/_COMMIT.json", records[2]))  # repaired
+    ask(backend.delete_prefix("3"))  # moved away by hand
+    with training.Checkpointer(place) as run:
+        assert ([entry.step for entry in run.checkpoints], dict(run.quarantined)) == ([1, 2], {})
+        assert run.save(4, state(4))
+        run._run.reaper.close(60)
+    assert marks(backend) == []
 
 
 @pytest.mark.parametrize("backwards", [False, True])

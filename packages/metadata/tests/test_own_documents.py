@@ -333,8 +333,19 @@ def test_digests_of_an_array_that_make_no_sense_name_the_array(stored):
             by=AttemptMark("abc", "quarantine", "host", "boot", "ns", 1, "2", 3600.0, 3),
             extra={"later": [2]},
         ),
+        QuarantineMark(
+            attempt=None,
+            files="xxh3_64:0123456789abcdef",
+            problem="unreadable",
+            error="RecordUnreadableError",
+            reason="a bit",
+            file="state/_TREE.json",
+            leaf="",
+            by=AttemptMark("abc", "quarantine", "host", "boot", "ns", 1, "2", 3600.0, 3),
+            extra={"later": [2]},
+        ),
     ],
-    ids=["pin", "collecting", "reader", "quarantine"],
+    ids=["pin", "collecting", "reader", "quarantine", "unreadable"],
 )
 def test_what_lies_beside_the_steps_comes_back_as_it_was_written(document):
     kind = type(document)

@@ -19,11 +19,12 @@ class QuarantineMark:
     """What was found, in which attempt, when and by whom.
 
     Attributes:
-        attempt: The attempt that is damaged; of any other the mark says nothing.
+        attempt: The attempt that is damaged, of any other the mark says nothing; None if the
+            commit record cannot be read.
         files: Digest of the names, sizes and versions of its files, as the store told them: once
             they are changed, the mark says nothing, unless its problem is "incomplete".
         problem: "incomplete" if files were missing or short, which holds for as long as they
-            are; "damaged" for anything else.
+            are; "unreadable" of the commit record; "damaged" for anything else.
         error: The class of the error that reading raised.
         reason: Its message.
         file: The damaged file, relative to the checkpoint; empty if unknown.
@@ -33,7 +34,7 @@ class QuarantineMark:
         extra: Fields this version does not know, kept.
     """
 
-    attempt: str
+    attempt: str | None
     files: str
     problem: str
     error: str
@@ -70,7 +71,7 @@ class QuarantineMark:
         fields = Fields.parse(data, source=source)
         return cls(
             format_version=fields.version(FORMAT_VERSION),
-            attempt=fields.take("attempt", str),
+            attempt=fields.take("attempt", str, None),
             files=fields.take("files", str),
             problem=fields.take("problem", str),
             error=fields.take("error", str),

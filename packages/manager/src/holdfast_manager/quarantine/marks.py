@@ -57,6 +57,13 @@ class QuarantineMarks:
             _log.warning("%s in %s says nothing: %s", key, self._backend.root, error)
             return None
 
+    async def with_marks(self, aside: Sequence[Aside], *, marks: bool) -> list[Aside]:
+        """Steps that a look has set aside, with what their marks say where one is true."""
+        if not marks or not aside:
+            return list(aside)
+        marked = await asyncio.gather(*(self.judge(one.entry) for one in aside))
+        return [said or one for said, one in zip(marked, aside, strict=True)]
+
     async def split(
         self, steps: Sequence[CheckpointMetadata], *, marks: bool
     ) -> tuple[list[CheckpointMetadata], list[Aside]]:
@@ -107,7 +114,7 @@ class QuarantineMarks:
             StorageError: The mark could not be written.
         """
         entry, told, attempt = aside.entry, aside.told, aside.identity.attempt
-        if attempt is None or (await read_record(self._backend, entry.name)).attempt != attempt:
+        if not await self._is_of_what_stands_there(aside):
             return False
         mark = QuarantineMark(
             attempt=attempt,
@@ -127,6 +134,14 @@ class QuarantineMarks:
             if there is None or StepIdentity(there.attempt, there.files) != aside.identity:
                 await self._backend.put(key, data)
         return True
+
+    async def _is_of_what_stands_there(self, aside: Aside) -> bool:
+        attempt = aside.identity.attempt
+        try:
+            stored = await read_record(self._backend, aside.entry.name)
+        except RecordUnreadableError:
+            return attempt is None and aside.told.problem == "unreadable"
+        return attempt is not None and stored.attempt == attempt
 
     async def remove(self, name: str, *, unless: str | None = None) -> None:
         """Removes what is said of a folder; not a mark that speaks of the attempt `unless`."""
@@ -149,7 +164,7 @@ class QuarantineMarks:
                 stored = await read_record(self._backend, name)
             except RecordUnreadableError:
                 continue
-            if stored.attempt == mark.attempt:
+            if stored.attempt is not None and stored.attempt == mark.attempt:
                 continue
             kept = await in_trash() if kept is None else kept
             if mark.attempt not in kept:

@@ -108,7 +108,8 @@ class RunDirectory:
         found = await self._listing.steps()
         good, known = await self.marks.split(found.committed, marks=found.marks)
         whole, torn = await self._without_torn_end(good)
-        return ListedSteps(whole, [*found.unreadable, *known, *torn])
+        unreadable = await self.marks.with_marks(found.unreadable, marks=found.marks)
+        return ListedSteps(whole, [*unreadable, *known, *torn])
 
     async def is_committed(self, entry: CheckpointMetadata) -> bool:
         """Whether a listed step is committed: one read if only a hint said so."""
