@@ -23,10 +23,17 @@ from holdfast_manager.errors import StepNotFoundError
 from holdfast_manager.run_directory import RunDirectory
 from holdfast_manager.steps import CheckpointMetadata
 from holdfast_metadata import COLLECTING_DIR, Collecting
-from holdfast_storage import ObjectInfo, ObjectNotFoundError, StorageTimeoutError, keys
+from holdfast_storage import (
+    ObjectInfo,
+    ObjectNotFoundError,
+    StorageFullError,
+    StorageTimeoutError,
+    keys,
+)
 from holdfast_storage.commit import guard, identity
 from holdfast_storage.commit.sweep import StoreClock
 
+TTL_S = 3600.0  # of an announcement that does not say by whom it is
 Clock: TypeAlias = Callable[[], Awaitable[float]]
 
 
@@ -54,7 +61,12 @@ class Removals:
         """Announces a removal; gives what tells the store's time when that was."""
         by = identity.new_mark(uuid.uuid4().hex, "removal", extra=guard.said_in_marks())
         key = keys.join(COLLECTING_DIR, by.attempt)
-        await self._backend.put(key, Collecting(tuple(names), by).to_bytes())
+        try:
+            await self._backend.put(key, Collecting(tuple(names), by).to_bytes())
+        except StorageFullError:
+            # Who has no room left is who needs to remove. An empty object takes none, and says
+            # that any step may go.
+            await self._backend.put(key, b"")
 
         async def when() -> float:
             return (await self._backend.stat(key)).modified
@@ -70,18 +82,20 @@ class Removals:
         """Clears what removers left that are provably gone, or silent for an hour."""
         clock = StoreClock(self._backend, "")
         for info, said in await self._under_way():
-            if identity.is_gone(said.by) or await clock.age(info.modified) > said.by.ttl_s:
+            gone, ttl_s = (identity.is_gone(said.by), said.by.ttl_s) if said else (False, TTL_S)
+            if gone or await clock.age(info.modified) > ttl_s:
                 await self._backend.delete(info.key)
 
-    async def _under_way(self) -> list[tuple[ObjectInfo, Collecting]]:
-        """What is about to be removed, and by whom."""
-        found = []
+    async def _under_way(self) -> list[tuple[ObjectInfo, Collecting | None]]:
+        """What is about to be removed, and by whom; None says that it may be anything."""
+        found: list[tuple[ObjectInfo, Collecting | None]] = []
         for info in (await self._backend.children(COLLECTING_DIR)).objects:
             try:
                 data = await self._backend.get(info.key)
             except ObjectNotFoundError:
                 continue  # done since the listing
-            found.append((info, Collecting.from_bytes(data, source=info.key)))
+            said = Collecting.from_bytes(data, source=info.key) if data else None
+            found.append((info, said))
         return found
 
     async def settle(self, entry: CheckpointMetadata) -> None:
@@ -105,5 +119,7 @@ class Removals:
             raise StepNotFoundError(entry.step, self._backend.root, [])
 
     async def _is_being_removed(self, entry: CheckpointMetadata) -> bool:
-        removals = [said for _, said in await self._under_way()]
-        return any(entry.name in said.names and not identity.is_gone(said.by) for said in removals)
+        return any(
+            said is None or (entry.name in said.names and not identity.is_gone(said.by))
+            for _, said in await self._under_way()
+        )

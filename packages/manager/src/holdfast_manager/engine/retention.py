@@ -110,7 +110,7 @@ class Retention:
     async def delete(self, entry: CheckpointMetadata, *, missing_ok: bool) -> bool:
         """Un-commits one step that nothing holds; its data is deleted behind that."""
         try:
-            async with self._lease.writing(), self._removing([entry]) as (held, further):
+            async with self._lease.removing(), self._removing([entry]) as (held, further):
                 await self.require_unpinned(entry.step)
                 if entry.step in held:
                     raise StepBeingReadError(entry.step, held[entry.step], self._run.label)

@@ -16,9 +16,8 @@ from holdfast_manager.run_directory import RunDirectory
 from holdfast_manager.step_names import step_in
 from holdfast_manager.steps import UNREAD, CheckpointMetadata
 from holdfast_storage import CommitConflictError, StorageBackend, StorageError
-from holdfast_storage.commit import SweepReport, TrashEntry
+from holdfast_storage.commit import SweepReport, TrashEntry, guard
 from holdfast_storage.commit import Trash as TrashFolder
-from holdfast_storage.commit.guard import unguarded
 from holdfast_storage.commit.sweep import StoreClock
 from holdfast_storage.loop import get_loop
 
@@ -152,9 +151,9 @@ class RunTrash:
         Returns:
             The steps that cannot come back any more.
         """
-        async with self._lease.writing() as lease:
-            await lease.require()
-            with unguarded():
+        async with self._lease.removing():
+            await guard.require()
+            with guard.unguarded():
                 return await self._empty(older_than)
 
     async def _empty(self, older_than: datetime.timedelta) -> list[int]:

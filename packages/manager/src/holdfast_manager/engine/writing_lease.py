@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import weakref
@@ -10,7 +11,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from holdfast_metadata import HoldfastError
-from holdfast_storage import CommitUnknownError, LeaseLostError, StorageBackend, StorageError
+from holdfast_storage import (
+    CommitUnknownError,
+    LeaseLostError,
+    StorageBackend,
+    StorageError,
+    StorageFullError,
+)
 from holdfast_storage.commit.guard import guarded
 from holdfast_storage.lease import HeldLease, Patience, ProcessLeases, acquire, find_holder
 from holdfast_storage.lease.process import process_leases
@@ -74,6 +81,22 @@ class WritingLease:
                 if lost is not None:
                     raise lost from error
                 raise
+
+    @asynccontextmanager
+    async def removing(self) -> AsyncIterator[None]:
+        """As `writing`, for the removal of what was named.
+
+        On a store that is too full to take the lease it goes on without, if nobody else has
+        it: as `holdfast.delete` does, which names the attempt that it removes.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self.writing())
+            except StorageFullError:
+                if self._held is not None or await self.ended_before() is None:
+                    raise
+                _log.warning("%s is full: something is removed without a lease", self._backend.root)
+            yield
 
     async def _loss(self) -> LeaseLostError | None:
         try:

@@ -111,13 +111,27 @@ class _Fencing:
         listing = await self._backend.children(COLLECTING_DIR)
         for info in listing.objects:
             try:
-                said = Collecting.from_bytes(await self._backend.get(info.key), source=info.key)
+                data = await self._backend.get(info.key)
             except errors.ObjectNotFoundError:
                 continue
+            if not data:  # of whom, and of which step, there was no room to say
+                await self._touch_all()
+                continue
+            said = Collecting.from_bytes(data, source=info.key)
             made = epoch_of(said.by)
             if made is not None and made < self._epoch:
                 await asyncio.gather(*(self._touch(name) for name in said.names))
                 await self._backend.delete(info.key)
+
+    async def _touch_all(self) -> None:
+        listing = await self._backend.children("")
+        names = [keys.leaf(prefix) for prefix in listing.prefixes]
+
+        async def touch(name: str) -> None:
+            async with self._limit:
+                await self._touch(name)
+
+        await asyncio.gather(*(touch(name) for name in names if name[0] not in "._"))
 
     def _goes_by_rename(self, record: CommitRecord) -> bool:
         return self._strategy.name == RenameCommit.name and not record.data
