@@ -10,13 +10,16 @@ import pytest
 
 import holdfast_checkpointer as hc
 from holdfast_checkpointer.handlers.v1.registry import local_registry
+from holdfast_checkpointer.options import Context
 from holdfast_manager import training
 from holdfast_manager.errors import StepAlreadyExistsError, StepNotFoundError
 from holdfast_manager.policies.preservation_policies import LatestN, PreserveAll
 from holdfast_manager.policies.save_decision_policies import (
     FixedIntervalPolicy,
 )
+from holdfast_storage import get_loop, open_backend
 from holdfast_storage.errors import IncompleteCheckpointError
+from holdfast_storage.testing.faulty import Fault, FaultyBackend
 
 
 @pytest.fixture
@@ -69,7 +72,7 @@ def test_a_declined_save_says_why_and_changes_nothing(run):
         older = checkpointer.save_async(0, state(0))
         assert not older
         assert "not newer than the latest, 10" in older.reason
-        assert older.result().saved is False
+        assert (older.saved, older.result().saved) == (False, False)
         assert steps(checkpointer) == [10]
 
 
@@ -185,6 +188,31 @@ def test_reload_sees_what_another_process_committed(run):
     assert second.load(2)["step"] == 2  # asked for by number: looked for again
     first.close()
     second.close()
+
+
+def test_the_handle_of_a_save_tells_what_is_known_and_hides_no_failure(monkeypatch, run):
+    view = FaultyBackend(open_backend(run))
+    monkeypatch.setattr(Context, "open_backend", lambda *_: view)
+    with training.Checkpointer(run) as checkpointer:
+        view.faults = {1: Fault.PAUSE}
+        response = checkpointer.save_async(1, state(1))
+        assert (bool(response), response.step, response.saved, response.reason) == (
+            True,
+            1,
+            None,
+            "",
+        )
+        get_loop().call_soon(view.resume.set)
+        response.wait()
+        assert (bool(response), response.saved, response.reason) == (True, True, "")
+        with training.Checkpointer(run) as other:
+            assert other.save(2, state(2))
+        failed = checkpointer.save_async(2, state(20))
+        failed.wait()
+        assert (bool(failed), failed.saved) == (True, False)
+        assert failed.reason.startswith("StepAlreadyExistsError: step 2 ")
+        with pytest.raises(FileExistsError):  # to look at it was not to be told
+            checkpointer.wait()
 
 
 def test_a_failed_background_save_is_told_once_at_the_next_natural_point(run):

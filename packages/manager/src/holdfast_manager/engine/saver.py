@@ -132,6 +132,7 @@ class Saver:
             response = attended(
                 contents,
                 lambda: SaveResponse(
+                    step,
                     self._write(step, name, contents, kept, overwrite=overwrite),
                     what=what,
                     deadline=self._context.asynchronous.timeout_secs,

@@ -229,7 +229,8 @@ class Checkpointer(Loads, Housekeeping):
             custom_metadata: A JSON object stored with the step.
 
         Returns:
-            A handle that is false in a condition if the step was declined, and says why.
+            A handle that is false in a condition if the step was declined, and says why in
+            `reason`; once the save has ended, `saved` tells how, without waiting.
 
         Raises:
             StepAlreadyExistsError: It is committed and `overwrite` is false.
