@@ -21,7 +21,11 @@ from holdfast_manager.checkpoint_manager import (
 from holdfast_manager.errors import StepAlreadyExistsError, StepNotFoundError
 from holdfast_manager.policies.save_decision_policies import ContinuousCheckpointingPolicy
 from holdfast_storage import get_loop, open_backend
-from holdfast_storage.errors import TransientStorageError
+from holdfast_storage.errors import (
+    DamagedCheckpointError,
+    TransientStorageError,
+    UnsupportedOperationError,
+)
 from holdfast_storage.testing.faulty import FaultyBackend
 
 
@@ -266,6 +270,45 @@ def test_the_metadata_of_the_run_is_not_stored_if_the_options_say_so(place):
         assert manager.metadata().custom_metadata == {}
     with pytest.raises(ValueError, match="metadata"):
         CheckpointManager(place, metadata={"a": object()})
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_restore_falls_back_to_the_newest_step_that_is_whole(place, named):
+    with CheckpointManager(place) as manager:
+        for step in (1, 2, 3):
+            manager.save(step, args=Composite(x=tree(step)) if named else tree(step))
+    backend = open_backend(place)
+    victims = [key for key in keys_below(place) if key.startswith("3/") and "_TREE" in key]
+    get_loop().run(backend.delete(victims[0]))
+    get_loop().run(backend.put("2/_COMMIT.json", b"{"))
+    before = keys_below(place)
+    reader = CheckpointManager(place, options=CheckpointManagerOptions(read_only=True))
+    found = reader.restore(None, fallback=True)
+    assert (found["x"] if named else found)["step"] == 1
+    assert reader.last_load.step == 1
+    assert {one.step: one.problem for one in reader.last_load.skipped} == {
+        3: "incomplete",
+        2: "unreadable",
+    }
+    assert keys_below(place) == before
+    with pytest.raises(UnsupportedOperationError):
+        reader.unquarantine(3)
+    with CheckpointManager(place) as manager:
+        with pytest.raises(DamagedCheckpointError):
+            manager.restore(3)
+        with pytest.raises(ValueError, match="own run"):
+            manager.restore(3, directory=place, fallback=True)
+        with pytest.raises(ValueError, match=r"Composite"):  # no damage, and raised at once
+            manager.restore(None, args=tree(0) if named else Composite(), fallback=True)
+        target = StandardRestore({"w": jnp.zeros(4), "step": 0})
+        wanted = Composite(x=target) if named else target
+        found = manager.restore(3, args=wanted, fallback=True)
+        assert (found["x"] if named else found)["step"] == 1
+        assert (manager.latest_step(), set(manager.quarantined)) == (1, {2, 3})
+        assert manager.save(3, args=Composite(x=tree(30)) if named else tree(30))
+    with CheckpointManager(place) as manager:
+        found = manager.restore(None)
+        assert (found["x"] if named else found)["step"] == 30
 
 
 def test_a_read_only_manager_writes_nothing(place):

@@ -10,7 +10,7 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, Self, SupportsIndex, TypeVar, overload
 
-from holdfast_checkpointer.engine.desk import attended
+from holdfast_checkpointer.engine.desk import Desk, attended
 from holdfast_checkpointer.engine.layout import StoredCheckpoint, read_checkpoint
 from holdfast_checkpointer.engine.names import METRICS
 from holdfast_checkpointer.engine.saving import Contents
@@ -39,15 +39,17 @@ from holdfast_manager.place import Place
 from holdfast_manager.run_directory import RunDirectory
 from holdfast_manager.steps import CheckpointMetadata, check_step
 from holdfast_manager.training.housekeeping import Housekeeping
+from holdfast_manager.training.reports import Reports
 from holdfast_storage import StorageBackend, UnsupportedOperationError
 from holdfast_storage.loop import get_loop
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 Path = str | PathLike[str]
+Body = Callable[[StoredCheckpoint], Awaitable[Any]]
 
 
-class CheckpointManager(Housekeeping):
+class CheckpointManager(Housekeeping, Reports):
     """Saves and restores the steps of one run, with the interface of Orbax's v0.
 
     The same engine as `training.Checkpointer`, and the same promises: a step is listed once it
@@ -141,6 +143,7 @@ class CheckpointManager(Housekeeping):
             takeover=options.takeover,
             trash=options.trash(),
             deletion=options.deletion(),
+            marks=not options.read_only,
         )
         run = Run(self._context.open_backend(directory), self._context, settings)
         if options.cleanup_tmp_directories and not options.read_only:
@@ -277,6 +280,8 @@ class CheckpointManager(Housekeeping):
         restore_kwargs: Mapping[str, Any] | None = None,
         directory: Path | None = None,
         args: Any = None,
+        *,
+        fallback: bool = False,
     ) -> Any:
         """Waits for the save that runs, then restores a step, verified.
 
@@ -288,6 +293,9 @@ class CheckpointManager(Housekeeping):
             directory: Another run to restore from, whose folders are called in the same way.
             args: Arguments of a handler, such as `args.StandardRestore(target)`; of several
                 items `args.Composite(name=...)`. None, also for a name, restores as was saved.
+            fallback: If the step is damaged or not whole, restore the newest older one that is,
+                as `training.Checkpointer.load` does; not with `directory`. `last_load` tells
+                which step it was, and what was passed over. Orbax has no such argument.
 
         Returns:
             The item, or the items that were asked for, by default all, as an `args.Composite`.
@@ -295,24 +303,32 @@ class CheckpointManager(Housekeeping):
         Raises:
             StepNotFoundError: It is not committed, a `FileNotFoundError`; the message lists the
                 steps that are.
+            NoGoodStepError: With `fallback`: there are steps, and each is damaged.
             KeyError: The step has no such item.
             ValueError: The arguments are not those of this manager's items, a target does not
-                fit, or the bytes are damaged.
+                fit, the bytes are damaged, or `fallback` and `directory` were given.
             Exception: What the save that ran failed with, if nobody was told yet.
         """
         number = None if step is None else check_step(step)
+        if fallback and directory is not None:
+            raise ValueError(
+                "fallback=True looks for a good step in the manager's own run: open a manager of "
+                f"{directory} for that"
+            )
         self._run.saver.wait_for_save()
         self._run.saver.check()
-        run, known = self._place(directory)
-        entry = self._run.loading.resolve(number) if directory is None else known.resolve(number)
-        self._decide(run.backend, entry)
         handler = self._items.handler
-        request = handler.prepare_inferred(self._items.to_restore(items, restore_kwargs, args))
 
         async def body(stored: StoredCheckpoint) -> Any:
-            return await handler.fetch_all(stored, request, self._context)
+            if self._items.unnamed is None:
+                self._items.decide(unnamed=DEFAULT_ITEM_NAME in stored.items)
+            wanted = self._items.to_restore(items, restore_kwargs, args)
+            return await handler.fetch_all(stored, handler.prepare_inferred(wanted), self._context)
 
-        found = self._read(run.backend, entry, body, "the restore of")
+        if directory is None:
+            found = self._load(number, body, fallback=fallback)
+        else:
+            found = self._load_elsewhere(directory, number, body)
         return found[DEFAULT_ITEM_NAME] if self._items.unnamed else found
 
     def delete(self, step: SupportsIndex) -> None:
@@ -437,14 +453,23 @@ class CheckpointManager(Housekeeping):
         self._run.saver.wait_for_save(number)
         return self._run.known.resolve(number)
 
-    def _place(self, directory: Path | None) -> tuple[RunDirectory, KnownSteps]:
-        """This run, or another one whose folders are called in the same way."""
-        if directory is None:
-            return self._run.directory, self._run.known
+    def _load(self, number: int | None, body: Body, *, fallback: bool) -> Any:
+        backend, deadline = self._run.directory.backend, self._context.asynchronous.timeout_secs
+
+        async def read(name: str) -> Any:
+            return await read_checkpoint(backend, name, body)
+
+        with Desk() as desk:
+            response = self._run.loading.start(number, read, fallback=fallback, deadline=deadline)
+            desk.attend(response)
+        return response.result()
+
+    def _load_elsewhere(self, directory: Path, number: int | None, body: Body) -> Any:
+        """From another run, whose folders are called in the same way."""
         other = RunDirectory(self._context.open_backend(directory), self._options.names())
         known = KnownSteps(other)
         known.reload()
-        return other, known
+        return self._read(other.backend, known.resolve(number), body, "the restore of")
 
     def _decide(self, backend: StorageBackend, entry: CheckpointMetadata) -> None:
         """Learns from a step whether items have names, unless that is known."""

@@ -41,6 +41,7 @@ class RunSettings:
         takeover: Take the run from whoever writes to it, at the first save or removal.
         trash: Where removed steps go; None deletes them.
         deletion: How fast data is deleted.
+        marks: Whether damaged steps that a load has found are marked.
     """
 
     when: SaveDecisionPolicy
@@ -50,6 +51,7 @@ class RunSettings:
     takeover: bool = False
     trash: Trash | None = None
     deletion: Deletion = field(default_factory=Deletion)
+    marks: bool = True
 
 
 class Run:
@@ -88,7 +90,9 @@ class Run:
         self.known.follows = not self.job.decides
         self.holds = Holds(self.directory)
         self.lease = WritingLease(backend, self.known.refresh, takeover=settings.takeover)
-        self.quarantine = Quarantine(self.directory, self.known, self.lease.written_elsewhere)
+        self.quarantine = Quarantine(
+            self.directory, self.known, self.lease.written_elsewhere if settings.marks else _yes
+        )
         parts = self.known, self.directory, self.quarantine
         self.loading = Loading(*parts) if self.job.alone else JointLoading(*parts, self.job)
         self.reaper = Reaper(settings.deletion)
@@ -132,3 +136,7 @@ class Run:
             Exception: As `Job.turn`.
         """
         return self.job.turn(call, lambda _: work())
+
+
+async def _yes() -> bool:
+    return True

@@ -36,7 +36,8 @@ from holdfast_manager.policies.save_decision_policies import (
 from holdfast_manager.step_names import NameFormat, check_name_format
 from holdfast_manager.steps import CheckpointMetadata, check_step
 from holdfast_manager.training.housekeeping import Housekeeping
-from holdfast_manager.training.loads import Loads, Step, number_of
+from holdfast_manager.training.loads import Loads, number_of
+from holdfast_manager.training.reports import Step
 from holdfast_storage.loop import get_loop
 
 T = TypeVar("T")

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, SupportsIndex
+from typing import Any
 
 from holdfast_checkpointer import checkpointables as several
 from holdfast_checkpointer import functions, options
 from holdfast_checkpointer.engine.names import AUTO
 from holdfast_checkpointer.metadata import CheckpointMetadata as StoredMetadata
-from holdfast_manager.described import DescribedCheckpoint
-from holdfast_manager.engine.fallback import LoadReport, LoadResponse, Read
+from holdfast_manager.engine.fallback import LoadResponse, Read
 from holdfast_manager.engine.known import step_of
-from holdfast_manager.engine.run import Run
-from holdfast_manager.quarantine import QuarantinedStep
-from holdfast_manager.steps import CheckpointMetadata
-from holdfast_storage.loop import get_loop
-
-Step = SupportsIndex | CheckpointMetadata | DescribedCheckpoint
+from holdfast_manager.training.reports import Reports, Step
 
 
-class Loads:
-    """The part of a `Checkpointer` that loads, and tells what cannot be loaded."""
+class Loads(Reports):
+    """The part of a `Checkpointer` that loads."""
 
-    _run: Run
     _context: options.Context
 
     def load(
@@ -135,42 +128,6 @@ class Loads:
             self._run.directory.backend, abstract_checkpointables, self._context
         )
         return self._load(step, read, fallback=fallback)
-
-    @property
-    def last_load(self) -> LoadReport | None:
-        """Which step the load that ended last has loaded, and what it passed over.
-
-        None before the first. Where several threads load, ask the response of `load_async`.
-        """
-        return self._run.loading.last
-
-    @property
-    def quarantined(self) -> Mapping[int, QuarantinedStep]:
-        """The steps that are there and cannot be loaded whole, by step, as of the last look.
-
-        Those that a load with `fallback=True` has found, in whichever process, and newest
-        steps of which files are missing. They are neither `latest` nor in `checkpoints`, and no
-        policy counts them; `explain` says when they go. `load(step)` tries one all the same,
-        `delete(step)` removes it, and `save(step, ...)` replaces it without `overwrite=True`.
-        Only a step whose commit record cannot be read is never replaced or removed.
-
-        A process marks what it finds in the run, unless another job is writing to it; then
-        the step is passed over in this process alone. A step saved anew is not quarantined,
-        nor one whose missing files have come.
-        """
-        return {one.entry.step: one.told for one in self._run.known.all_aside()}
-
-    def unquarantine(self, step: Step) -> None:
-        """Makes a quarantined step one like the others, after its files were repaired.
-
-        If it is damaged still, the next load with `fallback=True` quarantines it again.
-
-        Raises:
-            StepNotQuarantinedError: It is not quarantined; the message lists those that are.
-        """
-        number = step_of(step)
-        release = self._run.quarantine.release
-        self._run.do(f"unquarantine({number})", lambda: get_loop().run(release(number)))
 
     def _load(self, step: Step | None, read: Read, *, fallback: bool) -> LoadResponse:
         deadline = self._context.asynchronous.timeout_secs
