@@ -6,7 +6,8 @@ Calls are atomic and time moves by one second with each write, so a run is repea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from bisect import bisect_left, insort
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -65,8 +66,27 @@ class TableBackend(StorageBackend):
             exchange_prefix=exchange,
         )
         self.hints = IoHints(target_file_bytes=1 << 20, max_concurrency=4, coalesce_bytes=0)
-        self.objects: dict[str, _Stored] = {}
+        self.objects = {}
         self._tick = 0
+
+    @property
+    def objects(self) -> Mapping[str, _Stored]:
+        """All that is stored; assign a copy to go back to it."""
+        return self._objects
+
+    @objects.setter
+    def objects(self, objects: Mapping[str, _Stored]) -> None:
+        self._objects = dict(objects)
+        self._names = sorted(objects)
+
+    def _keep(self, key: str, stored: _Stored) -> None:
+        if key not in self._objects:
+            insort(self._names, key)
+        self._objects[key] = stored
+
+    def _take(self, key: str) -> _Stored:
+        del self._names[bisect_left(self._names, key)]
+        return self._objects.pop(key)
 
     def _info(self, key: str) -> ObjectInfo:
         found = self.objects[key]
@@ -77,7 +97,10 @@ class TableBackend(StorageBackend):
         return errors.ObjectNotFoundError("no such object", key=key, root=self.root)
 
     def _below(self, prefix: str) -> list[str]:
-        return sorted(key for key in self.objects if keys.is_under(key, prefix))
+        if not prefix:
+            return list(self._names)
+        first, after = (bisect_left(self._names, prefix + mark) for mark in "/0")  # "0" follows "/"
+        return self._names[first:after]
 
     async def get(self, key: str, *, byte_range: ByteRange | None = None) -> bytes:
         """See `StorageBackend.get`."""
@@ -105,7 +128,7 @@ class TableBackend(StorageBackend):
         if strict and folder and not self._below(folder):
             raise self._absent(key)
         self._tick += 1
-        self.objects[key] = _Stored(bytes(data), self._tick)
+        self._keep(key, _Stored(bytes(data), self._tick))
         return self._info(key).version
 
     def _check(self, key: str, condition: Precondition | None) -> None:
@@ -127,7 +150,8 @@ class TableBackend(StorageBackend):
     async def delete(self, key: str) -> None:
         """See `StorageBackend.delete`."""
         await asyncio.sleep(0)
-        self.objects.pop(key, None)
+        if key in self.objects:
+            self._take(key)
 
     async def walk(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """See `StorageBackend.walk`."""
@@ -170,7 +194,7 @@ class TableBackend(StorageBackend):
         if folder and not self._below(folder):
             raise self._absent(folder)
         for key in moving:
-            self.objects[keys.join(destination, keys.relative(key, source))] = self.objects.pop(key)
+            self._keep(keys.join(destination, keys.relative(key, source)), self._take(key))
 
     async def exchange_prefix(self, first: str, second: str) -> None:
         """See `StorageBackend.exchange_prefix`."""
@@ -180,9 +204,10 @@ class TableBackend(StorageBackend):
         one, two = self._below(first), self._below(second)
         if not one or not two:
             raise self._absent(first if not one else second)
-        moved = {keys.join(second, keys.relative(k, first)): self.objects.pop(k) for k in one}
-        moved |= {keys.join(first, keys.relative(k, second)): self.objects.pop(k) for k in two}
-        self.objects |= moved
+        moved = {keys.join(second, keys.relative(k, first)): self._take(k) for k in one}
+        moved |= {keys.join(first, keys.relative(k, second)): self._take(k) for k in two}
+        for key, stored in moved.items():
+            self._keep(key, stored)
 
     async def settle(self, parent: str, listing: Listing) -> bool:
         """See `StorageBackend.settle`."""
