@@ -4,6 +4,7 @@ import pytest
 
 from holdfast_s3 import S3Backend
 from holdfast_storage.testing.backend_tests import StorageBackendTests
+from holdfast_storage.testing.commit_rules import CommitRules
 from holdfast_storage.testing.commit_tests import CommitTests
 from holdfast_storage.testing.trash_tests import TrashTests
 from integration.servers.proxy import running_proxy
@@ -26,7 +27,23 @@ class TestBackend(StorageBackendTests):
 
 
 class TestCommit(CommitTests):
-    pass
+    @pytest.fixture
+    async def backend(self, ministack, bucket_name):
+        backend = opened(ministack, bucket_name)
+        yield backend
+        await backend.aclose()
+
+
+class TestCommitRulesOnMoto(CommitRules):
+    """What differs between servers is their replies to single calls, which `TestBackend` and
+    these show; where a writer is stopped is no matter of the server's.
+    """
+
+    @pytest.fixture
+    async def backend(self, moto, bucket_name):
+        backend = opened(moto, bucket_name)
+        yield backend
+        await backend.aclose()
 
 
 class TestTrash(TrashTests):

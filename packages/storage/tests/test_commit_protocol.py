@@ -1,37 +1,29 @@
 import pytest
 
 from holdfast_storage.memory import MemoryBackend
-from holdfast_storage.testing.commit_tests import CommitTests
+from holdfast_storage.testing.commit_tests import CommitTests, ThoroughCommitTests
 from holdfast_storage.testing.tables import TableBackend
 
 
-class TestPointer(CommitTests):
-    thorough = True
-
+class TestPointer(ThoroughCommitTests):
     @pytest.fixture
     def backend(self):
         return TableBackend()
 
 
-class TestRenameWithExchange(CommitTests):
-    thorough = True
-
+class TestRenameWithExchange(ThoroughCommitTests):
     @pytest.fixture
     def backend(self):
         return TableBackend(rename=True, exchange=True)
 
 
-class TestRenameWithoutExchange(CommitTests):
-    thorough = True
-
+class TestRenameWithoutExchange(ThoroughCommitTests):
     @pytest.fixture
     def backend(self):
         return TableBackend(rename=True)
 
 
-class TestDecidedRename(CommitTests):
-    thorough = True
-
+class TestDecidedRename(ThoroughCommitTests):
     @pytest.fixture
     def backend(self):
         return TableBackend(decided=True)

@@ -1,4 +1,4 @@
-"""What a commit strategy must show on its backend, whatever the strategy is."""
+"""What a commit strategy must show on its backend, wherever an actor is stopped."""
 # ruff: noqa: D102 - the name of a test is the sentence that it shows
 
 from __future__ import annotations
@@ -8,33 +8,20 @@ import itertools
 
 import pytest
 
-from holdfast_metadata import COMMIT_FILE, CommitRecord, canonical_json
-from holdfast_storage import errors, keys
+from holdfast_storage import keys
 from holdfast_storage.backend import StorageBackend
-from holdfast_storage.commit import list_committed, open_committed, read_record, verify
+from holdfast_storage.testing.commit_rules import CommitRules
 from holdfast_storage.testing.faulty import MUTATIONS, Fault, FaultyBackend
-from holdfast_storage.testing.history import History, files_of, strategy_for, until_paused
-from holdfast_storage.testing.tables import TableBackend
+from holdfast_storage.testing.history import History, until_paused
 
 SCENARIOS = [("save", False), ("overwrite", True), ("retire", True), ("sweep", True)]
 OTHERS = ["save", "overwrite", "retire", "sweep", "abort"]
 
 
-class CommitTests:
-    """Subclass it and provide the fixture `backend`: an empty store.
+class CommitTests(CommitRules):
+    """The whole of it. Subclass it and provide the fixture `backend`: an empty store."""
 
-    Attributes:
-        thorough: Also let the paused actor crash at each later call, and interleave actors
-            that pause both; too slow for a store that syncs a disk.
-    """
-
-    thorough = False
     _runs = itertools.count()
-
-    @pytest.fixture
-    def history(self) -> History:
-        """Nobody did anything yet."""
-        return History("run/step_7")
 
     async def _fresh(self, backend: StorageBackend, *, committed: bool, dead: bool) -> History:
         """A run folder of its own, in which something unrelated lies."""
@@ -45,233 +32,6 @@ class CommitTests:
         if dead:
             await history.die(backend, "dead")
         return history
-
-    # --- one actor -----------------------------------------------------------------------
-
-    async def test_nothing_is_visible_before_the_commit(self, backend: StorageBackend) -> None:
-        strategy = await strategy_for(backend)
-        txn = await strategy.begin("run/step_7")
-        await strategy.area(txn).put("a", b"x")
-        with pytest.raises(errors.CheckpointNotFoundError, match="never committed"):
-            await open_committed(backend, "run/step_7")
-        assert not (await list_committed(backend, "run")).committed
-
-    async def test_a_commit_can_be_repeated(self, backend: StorageBackend) -> None:
-        strategy = await strategy_for(backend)
-        txn = await strategy.begin("run/step_7")
-        area = strategy.area(txn)
-        await area.put("a", b"x")
-        entries = await strategy.seal(txn, area)
-        first = await strategy.commit(txn, entries)
-        assert (await strategy.commit(txn, entries)).attempt == first.attempt
-
-    async def test_a_deleted_attempt_cannot_be_committed_again(
-        self, backend: StorageBackend
-    ) -> None:
-        strategy = await strategy_for(backend)
-        txn = await strategy.begin("run/step_7")
-        area = strategy.area(txn)
-        await area.put("a", b"x")
-        entries = await strategy.seal(txn, area)
-        await strategy.commit(txn, entries)
-        await strategy.retire("run/step_7", expected=txn.attempt)
-        with pytest.raises(errors.AttemptLostError):
-            await strategy.commit(txn, entries)
-
-    async def test_files_that_two_processes_list_are_committed_once(
-        self, backend: StorageBackend
-    ) -> None:
-        strategy = await strategy_for(backend)
-        txn = await strategy.begin("run/step_7")
-        area = strategy.area(txn)
-        await area.put("a", b"x")
-        entries = await strategy.seal(txn, area)
-        await strategy.commit(txn, [*entries, *entries])
-        assert not (await verify(backend, "run/step_7")).problems
-
-    async def test_a_save_does_not_replace_unasked(
-        self, backend: StorageBackend, history: History
-    ) -> None:
-        await history.save(backend, "old")
-        await history.save(backend, "new")
-        assert history.refused == {"new": "CommitConflictError"}
-        assert await history.committed(backend) == "old"
-
-    async def test_an_overwrite_keeps_the_old_one_until_the_switch(
-        self, backend: StorageBackend, history: History
-    ) -> None:
-        await history.save(backend, "old")
-        strategy = await strategy_for(backend)
-        txn = await strategy.begin(history.final)
-        await strategy.area(txn).put("a", b"half")
-        assert await history.committed(backend) == "old"
-        await strategy.abort(txn)
-        await history.overwrite(backend, "new")
-        assert await history.judge(backend) == "new"
-        assert await history.leftovers(backend) == []
-
-    async def test_an_overwrite_of_what_begin_did_not_see_is_refused(
-        self, backend: StorageBackend, history: History
-    ) -> None:
-        await history.save(backend, "old")
-        strategy = await strategy_for(backend)
-        txn = await strategy.begin(history.final)
-        area = strategy.area(txn)
-        await area.put("a", b"late")
-        await history.overwrite(backend, "new")
-        with pytest.raises(errors.CommitConflictError):
-            await strategy.commit(txn, await strategy.seal(txn, area), replace=True)
-        assert await history.committed(backend) == "new"
-
-    async def test_retiring_another_attempt_than_expected_is_refused(
-        self, backend: StorageBackend, history: History
-    ) -> None:
-        await history.save(backend, "old")
-        with pytest.raises(errors.CommitConflictError):
-            await (await strategy_for(backend)).retire(history.final, expected="0" * 32)
-        assert await history.committed(backend) == "old"
-
-    async def test_a_retired_name_is_free_again(
-        self, backend: StorageBackend, history: History
-    ) -> None:
-        await history.save(backend, "old")
-        await history.retire(backend, "retirer")
-        assert await history.committed(backend) is None
-        assert await history.leftovers(backend) == []
-        await history.save(backend, "new")
-        assert await history.judge(backend) == "new"
-
-    async def test_a_sweep_spares_a_writer_that_may_be_alive(
-        self, backend: StorageBackend, history: History
-    ) -> None:
-        strategy = await strategy_for(backend)
-        txn = await strategy.begin(history.final)
-        area = strategy.area(txn)
-        await area.put("a", b"x")
-        report = await strategy.sweep("run", older_than=3600.0)
-        assert not report.removed
-        assert [prefix for prefix, _ in report.spared] == [txn.staging]
-        await strategy.commit(txn, await strategy.seal(txn, area))
-
-    async def test_a_writer_that_was_swept_is_told_so(
-        self, backend: StorageBackend, history: History
-    ) -> None:
-        strategy = await strategy_for(backend)
-        txn = await strategy.begin(history.final)
-        area = strategy.area(txn)
-        await area.put("a", b"x")
-        entries = await strategy.seal(txn, area)
-        await history.sweep(backend, "sweeper")
-        with pytest.raises(errors.AttemptLostError):
-            await strategy.commit(txn, entries)
-        assert await history.committed(backend) is None
-
-    async def test_aborting_what_is_committed_leaves_it(
-        self, backend: StorageBackend, history: History
-    ) -> None:
-        await history.save(backend, "A")
-        await history.abort(backend, "another process")
-        assert await history.committed(backend) == "A"
-
-    # --- what is not ours ----------------------------------------------------------------
-
-    @pytest.mark.parametrize("replace", [False, True])
-    async def test_something_foreign_is_refused_and_left_alone(
-        self, backend: StorageBackend, replace: bool
-    ) -> None:
-        await backend.put("run/step_7/notes.txt", b"mine")
-        history = History("run/step_7")
-        await (history.overwrite if replace else history.save)(backend, "new")
-        assert history.refused == {"new": "DestinationOccupiedError"}
-        await history.sweep(backend, "sweeper")
-        assert await backend.get("run/step_7/notes.txt") == b"mine"
-
-    async def test_files_that_arrive_during_a_save_are_left_alone(
-        self, backend: StorageBackend
-    ) -> None:
-        strategy = await strategy_for(backend)
-        txn = await strategy.begin("run/step_7")
-        area = strategy.area(txn)
-        await area.put("a", b"x")
-        entries = await strategy.seal(txn, area)
-        await backend.put("run/step_7/plots/notes.txt", b"mine")
-        with pytest.raises(errors.DestinationOccupiedError):
-            await strategy.commit(txn, entries, replace=True)
-        assert await backend.get("run/step_7/plots/notes.txt") == b"mine"
-
-    async def test_an_orbax_checkpoint_goes_only_when_replacing(
-        self, backend: StorageBackend, history: History
-    ) -> None:
-        for name in ("_CHECKPOINT_METADATA", "_METADATA", "d/x", "commit_success.txt"):
-            await backend.put(f"{history.final}/{name}", b"orbax")
-        await history.save(backend, "refused")
-        assert history.refused == {"refused": "CommitConflictError"}
-        assert await backend.get(f"{history.final}/d/x") == b"orbax"
-        await history.overwrite(backend, "new")
-        assert await history.committed(backend) == "new"
-        with pytest.raises(errors.ObjectNotFoundError):
-            await backend.get(f"{history.final}/d/x")
-
-    async def test_what_orbax_may_still_be_writing_is_untouchable(
-        self, backend: StorageBackend, history: History
-    ) -> None:
-        if not backend.orbax_commits_by_file:
-            return  # here Orbax renames: what has its marks is finished
-        await backend.put(f"{history.final}/_CHECKPOINT_METADATA", b"orbax")
-        await history.overwrite(backend, "refused")
-        assert history.refused == {"refused": "DestinationOccupiedError"}
-        assert await backend.get(f"{history.final}/_CHECKPOINT_METADATA") == b"orbax"
-
-    async def test_a_newer_record_is_untouchable(
-        self, backend: StorageBackend, history: History
-    ) -> None:
-        newer = canonical_json({"format_version": 99, "state": "committed"})
-        await backend.put(f"{history.final}/{COMMIT_FILE}", newer)
-        await history.overwrite(backend, "new")
-        await history.sweep(backend, "sweeper")
-        assert history.refused == {"new": "RecordUnreadableError"}
-        assert await backend.get(f"{history.final}/{COMMIT_FILE}") == newer
-        assert (await list_committed(backend, "run")).unreadable
-
-    async def test_the_trash_is_not_swept(self, backend: StorageBackend, history: History) -> None:
-        await history.save(backend, "old")
-        key = f"{history.final}/{COMMIT_FILE}"
-        record = CommitRecord.from_bytes(await backend.get(key)).to_bytes()
-        await backend.put(key, record.replace(b'"committed"', b'"trashed"'))
-        await history.sweep(backend, "sweeper")
-        await backend.put(key, record)
-        assert await history.committed(backend) == "old"
-
-    async def test_a_tree_copied_object_by_object_stays_valid(
-        self, backend: StorageBackend, history: History
-    ) -> None:
-        await history.save(backend, "first")
-        await history.overwrite(backend, "second")
-        copy = TableBackend()
-        seen = set()
-        async for info in backend.walk(history.final):
-            await copy.put(info.key, await backend.get(info.key))
-            try:
-                seen.add(await history.committed(copy))
-            except errors.IncompleteCheckpointError:
-                seen.add("incomplete")
-        assert seen <= {None, "incomplete", "second"}
-        assert await history.committed(copy) == "second"
-        await history.retire(copy, "retirer")
-        await history.sweep(copy, "sweeper")
-        assert await history.leftovers(copy) == []
-
-    # --- races ---------------------------------------------------------------------------
-
-    async def test_of_many_racing_writers_exactly_one_wins(
-        self, backend: StorageBackend, history: History
-    ) -> None:
-        names = [f"w{number}" for number in range(6)]
-        await asyncio.gather(*(history.save(backend, name) for name in names))
-        assert len(history.acknowledged) == 1
-        assert set(history.refused.values()) == {"CommitConflictError"}
-        assert await history.judge(backend) in history.acknowledged
-        assert await history.leftovers(backend) == []
 
     @pytest.mark.parametrize("fault", [Fault.CRASH, Fault.LOSE_REPLY, Fault.REFUSE])
     @pytest.mark.parametrize(("what", "committed"), SCENARIOS)
@@ -296,13 +56,8 @@ class CommitTests:
     ) -> None:
         for number in itertools.count(1):
             faults = {number: Fault.PAUSE}
-            calls = await self._race(backend, what, committed, other, faults)
-            if calls < number:
+            if await self._race(backend, what, committed, other, faults) < number:
                 return
-            later = range(number + 1, calls + 1) if self.thorough else ()
-            for crash in later:
-                faults = {number: Fault.PAUSE, crash: Fault.CRASH}
-                await self._race(backend, what, committed, other, faults)
 
     async def _race(
         self,
@@ -327,13 +82,47 @@ class CommitTests:
         assert await history.committed(backend) == "later", (view.calls, faults)
         return len(view.calls)
 
+    @pytest.mark.parametrize("other", ["overwrite", "retire"])
+    async def test_a_reader_paused_anywhere_sees_one_attempt_or_a_deleted_one(
+        self, backend: StorageBackend, other: str
+    ) -> None:
+        for number in itertools.count(1):
+            history = await self._fresh(backend, committed=True, dead=False)
+            view = FaultyBackend(backend, {number: Fault.PAUSE}, reads=True)
+            reader = asyncio.ensure_future(history.committed(view))
+            reached = asyncio.ensure_future(view.reached.wait())
+            await asyncio.wait([reader, reached], return_when=asyncio.FIRST_COMPLETED)
+            reached.cancel()
+            if view.reached.is_set():
+                await history.act(other, backend, "B")
+                view.resume.set()
+            assert await reader in ("old", "B", None)
+            if len(view.calls) < number:
+                return
+
+
+class ThoroughCommitTests(CommitTests):
+    """Also stops two actors, or one of them twice: thousands of runs, for stores in memory."""
+
+    @pytest.mark.parametrize("other", OTHERS)
+    @pytest.mark.parametrize(("what", "committed"), SCENARIOS)
+    async def test_an_actor_that_was_paused_and_dies_later_on_tears_nothing(
+        self, backend: StorageBackend, what: str, committed: bool, other: str
+    ) -> None:
+        for number in itertools.count(1):
+            for crash in itertools.count(number + 1):
+                faults = {number: Fault.PAUSE, crash: Fault.CRASH}
+                calls = await self._race(backend, what, committed, other, faults)
+                if calls < crash:
+                    break
+            if calls < number:
+                return
+
     @pytest.mark.parametrize("other", ["overwrite", "retire", "sweep", "abort"])
     @pytest.mark.parametrize(("what", "committed"), SCENARIOS)
     async def test_a_reply_lost_while_another_actor_is_half_way_tears_nothing(
         self, backend: StorageBackend, what: str, committed: bool, other: str
     ) -> None:
-        if not self.thorough:
-            pytest.skip("thousands of runs: for stores in memory")
         for number in await self._mutations(backend, what, committed):
             for stop in itertools.count(0):
                 faults = {number: Fault.LOSE_REPLY, number + 1: Fault.PAUSE}
@@ -346,8 +135,6 @@ class CommitTests:
     async def test_two_actors_that_stop_half_way_tear_nothing(
         self, backend: StorageBackend, what: str, committed: bool, other: str
     ) -> None:
-        if not self.thorough:
-            pytest.skip("thousands of runs: for stores in memory")
         for number in itertools.count(1):
             for stop in itertools.count(1):
                 faults = {number: Fault.PAUSE}
@@ -389,39 +176,3 @@ class CommitTests:
         await history.overwrite(backend, "later")
         assert await history.committed(backend) == "later", (first.calls, second.calls)
         return paused, stopped
-
-    @pytest.mark.parametrize("other", ["overwrite", "retire"])
-    async def test_a_reader_paused_anywhere_sees_one_attempt_or_a_deleted_one(
-        self, backend: StorageBackend, other: str
-    ) -> None:
-        for number in itertools.count(1):
-            history = await self._fresh(backend, committed=True, dead=False)
-            view = FaultyBackend(backend, {number: Fault.PAUSE}, reads=True)
-            reader = asyncio.ensure_future(history.committed(view))
-            reached = asyncio.ensure_future(view.reached.wait())
-            await asyncio.wait([reader, reached], return_when=asyncio.FIRST_COMPLETED)
-            reached.cancel()
-            if view.reached.is_set():
-                await history.act(other, backend, "B")
-                view.resume.set()
-            assert await reader in ("old", "B", None)
-            if len(view.calls) < number:
-                return
-
-    async def test_cancelling_a_commit_waits_for_its_outcome(
-        self, backend: StorageBackend, history: History
-    ) -> None:
-        view = FaultyBackend(backend)
-        strategy = await strategy_for(view)
-        txn = await strategy.begin(history.final)
-        area = strategy.area(txn)
-        for name, data in files_of("A").items():
-            await area.put(name, data)
-        entries = await strategy.seal(txn, area)
-        view.faults[len(view.calls) + 1] = Fault.PAUSE
-        commit = asyncio.ensure_future(strategy.commit(txn, entries))
-        await view.reached.wait()
-        commit.cancel()
-        view.resume.set()
-        await asyncio.wait([commit])
-        assert (await read_record(backend, history.final)).attempt == txn.attempt
