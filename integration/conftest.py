@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from holdfast_gcs import settings as gcs_settings
+from integration.crash.zygote import Zygote
 from integration.servers import s3
 from integration.servers.gcs import GcsServer
 from integration.servers.proxy import FaultProxy, running_proxy
@@ -58,6 +59,13 @@ def s3_server(request: pytest.FixtureRequest) -> S3Server:
     """The servers of every run."""
     found: S3Server = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """One process that has imported everything; what it forks can be killed."""
+    with Zygote() as started:
+        yield started
 
 
 @pytest.fixture

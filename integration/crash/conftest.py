@@ -1,4 +1,4 @@
-"""Workers that are forked from one process, which has imported everything, and can be killed."""
+"""What every test of a crash asks of what is left."""
 
 import os
 
@@ -7,13 +7,6 @@ import pytest
 
 from holdfast_storage import get_loop, open_backend
 from holdfast_storage.commit import RenameCommit
-from integration.crash.zygote import Zygote
-
-
-@pytest.fixture(scope="session")
-def zygote():
-    with Zygote() as started:
-        yield started
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,9 @@ line to its log after each acknowledged commit.
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import itertools
+import json
 import os
 import signal
 import sys
@@ -237,6 +239,7 @@ def kill_before_operation(folder: str, kill_at: int) -> None:
     sys.addaudithook(watch)
 
 
+CLIENTS = ("holdfast_s3", "s3fs", "holdfast_gcs", "gcsfs.core", "google.auth.compute_engine")
 MODES = {
     "steps": run_steps,
     "overwrites": run_overwrites,
@@ -253,24 +256,22 @@ MODES = {
 
 
 def main() -> None:
-    """Forks a worker for each line `mode place log [number]`; prints its pid."""
-    import holdfast as hf
-    import holdfast_local
-
-    for module in (hf.save, hf.training, holdfast_local):
-        assert module  # imported here, once
+    """Forks a worker for each line `[mode, place, log, numbers, variables]`; prints its pid."""
+    for module in ("holdfast.training", "holdfast_local", *CLIENTS):
+        importlib.import_module(module)  # here, once
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     warnings.simplefilter("ignore")  # that a fork in a process with threads is risky
     for line in sys.stdin:
-        mode, place, log, *number = line.split()
+        mode, place, log, numbers, variables = json.loads(line)
         pid = os.fork()
         if pid:
             print(pid, flush=True)
             continue
         descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        os.environ.update(variables)
         faulthandler.dump_traceback_later(90)  # who hangs says where, to stderr
         try:
-            MODES[mode](place, descriptor, *map(int, number))
+            MODES[mode](place, descriptor, *numbers)
         except BaseException as error:
             os.write(descriptor, f"failed: {error!r}\n".encode())
             os._exit(1)

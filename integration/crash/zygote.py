@@ -1,11 +1,16 @@
 """Workers that can be killed: forked in milliseconds by a process that imported everything."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from integration.servers.processes import clean_environment
+
+NO_AWS_FILES = dict.fromkeys(("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"), "/dev/null")
 
 
 class Worker:
@@ -43,9 +48,6 @@ class Worker:
 class Zygote:
     """The process that forks workers; ends with the `with` block."""
 
-    def __init__(self, **variables):
-        self._variables = variables
-
     def __enter__(self):
         worker = Path(__file__).with_name("worker.py")
         self._process = subprocess.Popen(
@@ -53,7 +55,7 @@ class Zygote:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "JAX_PLATFORMS": "cpu", **self._variables},
+            env=clean_environment(JAX_PLATFORMS="cpu", **NO_AWS_FILES),
         )
         return self
 
@@ -62,8 +64,9 @@ class Zygote:
         assert self._process.wait(timeout=60) == 0
         self._process.stdout.close()
 
-    def start(self, mode, place, log, *number):
-        """Starts `worker.MODES[mode]`."""
+    def start(self, mode, place, log, *numbers, env=()):
+        """Starts `worker.MODES[mode]`, with more variables in its environment."""
         started = log.stat().st_size if log.exists() else 0
-        print(mode, place, log, *number, file=self._process.stdin, flush=True)
+        order = [mode, str(place), str(log), numbers, dict(env)]
+        print(json.dumps(order), file=self._process.stdin, flush=True)
         return Worker(int(self._process.stdout.readline()), log, started)

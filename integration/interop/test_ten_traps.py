@@ -19,7 +19,6 @@ from orbax.checkpoint import v1 as ocp
 
 import holdfast as hf
 from integration.crash.worker import state
-from integration.crash.zygote import Zygote
 from integration.interop.trees import CASES, differences
 
 CASES_HERE = (
@@ -238,26 +237,25 @@ def test_trap_9_the_step_document_is_one_that_every_reader_takes(tmp_path, pair)
         assert training.metadata(7).custom_metadata == custom
 
 
-def test_trap_10_orbax_lists_only_whole_steps_however_the_writer_died(tmp_path):
+def test_trap_10_orbax_lists_only_whole_steps_however_the_writer_died(zygote, tmp_path):
     original = tmp_path / "original" / "run"
     with hf.training.Checkpointer(original) as run:
         for step in (0, 1):
             run.save(step, state(step))
     seen = set()
-    with Zygote() as zygote:
-        for kill_at in itertools.count(2, 9):
-            folder = tmp_path / str(kill_at)
-            shutil.copytree(original.parent, folder)
-            worker = zygote.start("one-step", folder / "run", tmp_path / "log", kill_at)
-            worker.join()
-            with ocp0.CheckpointManager(folder / "run") as manager:
-                steps = tuple(manager.all_steps())
-            with ocp.training.Checkpointer(folder / "run") as training:
-                assert tuple(entry.step for entry in training.checkpoints) == steps
-                for step in steps:
-                    found = training.load(step)
-                    assert jax.tree.all(jax.tree.map(np.array_equal, found, state(step)))
-            seen.add(steps)
-            if "ended" in worker.said():
-                break
+    for kill_at in itertools.count(2, 9):
+        folder = tmp_path / str(kill_at)
+        shutil.copytree(original.parent, folder)
+        worker = zygote.start("one-step", folder / "run", tmp_path / "log", kill_at)
+        worker.join()
+        with ocp0.CheckpointManager(folder / "run") as manager:
+            steps = tuple(manager.all_steps())
+        with ocp.training.Checkpointer(folder / "run") as training:
+            assert tuple(entry.step for entry in training.checkpoints) == steps
+            for step in steps:
+                found = training.load(step)
+                assert jax.tree.all(jax.tree.map(np.array_equal, found, state(step)))
+        seen.add(steps)
+        if "ended" in worker.said():
+            break
     assert {(0, 1), (1, 2)} <= seen <= {(0, 1), (0, 1, 2), (1, 2)}

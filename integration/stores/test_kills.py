@@ -8,28 +8,27 @@ import pytest
 
 import holdfast as hf
 from holdfast_storage import get_loop, open_backend
-from integration.crash.zygote import Zygote
 
 KILLS = 11  # twice: 22 on each store
 LONGEST_LIFE_S = 0.8
 
 
 @pytest.fixture
-def zygote(object_store):
-    with Zygote(**object_store.env) as started:
-        yield started
-
-
-def live_and_die(zygote, mode, place, log):
+def live_and_die(zygote, object_store, tmp_path):
     """Starts a worker, lets it save for a while, kills it; what it acknowledged so far."""
-    worker = zygote.start(mode, place, log)
-    worker.wait_for("ready")
-    time.sleep(random.uniform(0, LONGEST_LIFE_S))
-    assert "failed" not in log.read_text(), log.read_text()
-    worker.kill()
-    said = log.read_text()
-    assert "failed" not in said, said
-    return [int(line) for line in said.split() if line != "ready"]
+    log = tmp_path / "log"
+
+    def live(mode, place):
+        worker = zygote.start(mode, place, log, env=object_store.env)
+        worker.wait_for("ready")
+        time.sleep(random.uniform(0, LONGEST_LIFE_S))
+        assert "failed" not in log.read_text(), log.read_text()
+        worker.kill()
+        said = log.read_text()
+        assert "failed" not in said, said
+        return [int(line) for line in said.split() if line != "ready"]
+
+    return live
 
 
 def assert_whole(found, number):
@@ -53,13 +52,13 @@ def left_in(place):
 
 
 def test_no_acknowledged_step_is_lost_and_no_other_is_torn(
-    zygote, object_store, tmp_path, request, record_property
+    live_and_die, object_store, request, record_property
 ):
     random.seed(20261126)
-    run, log = f"{object_store.root}/run", tmp_path / "log"
+    run = f"{object_store.root}/run"
     before, acknowledged, silent = -1, [], 0
     for _ in range(KILLS):
-        acknowledged = live_and_die(zygote, "steps", run, log)
+        acknowledged = live_and_die("steps", run)
         with hf.training.Checkpointer(run) as opened:
             steps = [entry.step for entry in opened.checkpoints]
             least = max([before, *acknowledged])
@@ -84,13 +83,13 @@ def test_no_acknowledged_step_is_lost_and_no_other_is_torn(
 
 
 def test_an_overwritten_checkpoint_is_always_the_old_or_the_new(
-    zygote, object_store, tmp_path, request, record_property
+    live_and_die, object_store, request, record_property
 ):
     random.seed(20261127)
-    place, log = f"{object_store.root}/place/checkpoint", tmp_path / "log"
+    place = f"{object_store.root}/place/checkpoint"
     before, acknowledged, silent = -1, [], 0
     for _ in range(KILLS):
-        acknowledged = live_and_die(zygote, "overwrites", place, log)
+        acknowledged = live_and_die("overwrites", place)
         least = max([before, *acknowledged])
         if least < 0 and not hf.is_checkpoint(place):
             continue

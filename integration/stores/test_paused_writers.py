@@ -8,7 +8,6 @@ import numpy as np
 
 import holdfast as hf
 from holdfast_storage import get_loop, open_backend
-from integration.crash.zygote import Zygote
 
 
 def sweep(parent):
@@ -30,19 +29,20 @@ def attempts(parent):
     return get_loop().run(run())
 
 
-def test_a_writer_that_was_stopped_while_another_took_over_cannot_commit(object_store, tmp_path):
+def test_a_writer_that_was_stopped_while_another_took_over_cannot_commit(
+    zygote, object_store, tmp_path
+):
     parent, log = f"{object_store.root}/place", tmp_path / "log"
     place = f"{parent}/checkpoint"
-    with Zygote(**object_store.env) as zygote:
-        worker = zygote.start("one-slow-save", place, log, 32)
-        worker.wait_for("ready")
-        while not attempts(parent):
-            time.sleep(0.002)
-        os.kill(worker.pid, signal.SIGSTOP)
-        assert sweep(parent)
-        hf.save(place, {"number": 1, "array": np.ones(10)})
-        os.kill(worker.pid, signal.SIGCONT)
-        worker.join()
+    worker = zygote.start("one-slow-save", place, log, 32, env=object_store.env)
+    worker.wait_for("ready")
+    while not attempts(parent):
+        time.sleep(0.002)
+    os.kill(worker.pid, signal.SIGSTOP)
+    assert sweep(parent)
+    hf.save(place, {"number": 1, "array": np.ones(10)})
+    os.kill(worker.pid, signal.SIGCONT)
+    worker.join()
     said = log.read_text()
     assert "AttemptLostError" in said or "CommitConflictError" in said, said
     assert hf.load(place)["number"] == 1
