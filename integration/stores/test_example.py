@@ -1,4 +1,7 @@
-"""The example, unchanged, on every kind of storage, chosen by the environment alone."""
+"""The example, unchanged, on every kind of storage, chosen by the environment alone.
+
+Each kind is met once, by one of the two ways to name it: `test_kills.py` kills writers on all.
+"""
 
 import os
 import re
@@ -23,6 +26,7 @@ def run_example(folder, env, *arguments):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("object_store", ["s3", "gcs hierarchical"], indirect=True)
 def test_a_killed_run_resumes_by_the_root_alone(object_store, tmp_path):
     told = run_example(tmp_path, object_store.env | {"HOLDFAST_ROOT": object_store.root})
     assert told.returncode == 0, told.stdout + told.stderr
@@ -32,6 +36,8 @@ def test_a_killed_run_resumes_by_the_root_alone(object_store, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("object_store", ["gcs flat"], indirect=True)
 def test_a_run_goes_on_by_its_url(object_store, tmp_path):
     url = f"{object_store.root}/mine"
     small = ("--url", url, "--save-every", "10")
