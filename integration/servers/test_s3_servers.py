@@ -27,8 +27,7 @@ def any_server(request):
 
 @pytest.fixture
 def client(any_server):
-    with contextlib.closing(any_server.client()) as client:
-        yield client
+    return any_server.client()
 
 
 @pytest.fixture
@@ -97,8 +96,7 @@ def test_of_eight_creators_at_once_one_wins_where_conditions_are_honoured(
 
 def test_a_wrong_secret_is_refused_where_signatures_are_checked(any_server, bucket):
     wrong = replace(any_server, secret="NOTTHESECRET")
-    with contextlib.closing(wrong.client()) as client:
-        answer = status_of(client.list_objects_v2, Bucket=bucket)
+    answer = status_of(wrong.client().list_objects_v2, Bucket=bucket)
     assert answer == (403 if any_server.strict_auth else 200)
 
 
