@@ -17,8 +17,8 @@ from holdfast_checkpointer.options import Context
 from holdfast_manager import training
 from holdfast_manager.policies.preservation_policies import LatestN
 from holdfast_manager.training import Trash
-from holdfast_metadata import PINS_DIR, parse_json
-from holdfast_storage import StorageError, get_loop, keys
+from holdfast_metadata import LEASE_DIR, PINS_DIR, QUARANTINE_DIR, parse_json
+from holdfast_storage import DamagedCheckpointError, StorageError, get_loop, keys
 from holdfast_storage.commit import list_committed, reading
 from holdfast_storage.testing.faulty import Fault, SimulatedCrash
 from holdfast_storage.testing.history import litter
@@ -45,6 +45,7 @@ class World:
 
     def __init__(self, store):
         self.store = store
+        self.damaged = set()
         self.processes = Processes(store)
 
     @classmethod
@@ -52,7 +53,9 @@ class World:
         """Another one with the same bytes."""
         store = copy.copy(other.store)
         store.objects = dict(other.store.objects)
-        return cls(store)
+        world = cls(store)
+        world.damaged = other.damaged
+        return world
 
     def open(self, view=None, **options):
         view = view or self.processes.start()
@@ -80,9 +83,14 @@ class World:
             return parse_json(await area.get("x/metadata"), source="x")["version"]
 
         async def look():
-            listing = await list_committed(self.store, "")
-            names = [entry.name for entry in listing.committed]
-            return {int(name): await reading(self.store, name, read) for name in names}
+            found = {}
+            for entry in (await list_committed(self.store, "")).committed:
+                try:
+                    found[int(entry.name)] = await reading(self.store, entry.name, read)
+                except DamagedCheckpointError:
+                    if int(entry.name) not in self.damaged:
+                        raise
+            return found
 
         return get_loop().run(look())
 
@@ -94,12 +102,14 @@ class Scenario:
         before: The versions of the steps when it begins.
         after: Those when it has been done.
         options: How the run is opened.
+        leased: Whether it takes the lease first, and lets it go in the end.
     """
 
     before = {1: 1, 2: 2, 3: 3}
     after = before
     options = {}
     pins = ({"old": 1}, {"old": 1})
+    leased = True
 
     def prepare(self, world):
         with world.open() as run:
@@ -161,6 +171,7 @@ class DeleteOfTheNewest(Scenario):
 
 class Pinning(Scenario):
     pins = ({"old": 1}, {"old": 1, "new": 2})
+    leased = False
 
     def act(self, world, run):
         run.pin(2, "new")
@@ -168,6 +179,7 @@ class Pinning(Scenario):
 
 class Unpinning(Scenario):
     pins = ({"old": 1}, {})
+    leased = False
 
     def act(self, world, run):
         run.unpin("old")
@@ -206,6 +218,76 @@ class SweepAfterADeath(Scenario):
         assert world.save(run, 4, 4)
         run.wait()
         run.close()
+
+
+class SaveOverAQuarantinedStep(Scenario):
+    """It takes the place of a damaged step without being told to overwrite."""
+
+    before = {1: 1, 2: 2}
+    after = {1: 1, 2: 2, 3: 30}
+
+    def prepare(self, world):
+        self.before, before = super().after, self.before
+        super().prepare(world)
+        self.before = before
+        world.damaged = {3}
+        key = next(key for key in world.store.objects if key.startswith("3/") and "x/" in key)
+        get_loop().run(world.store.put(key, b"{}"))
+        with world.open() as run:
+            run.load_checkpointables(fallback=True)
+            assert list(run.quarantined) == [3]
+
+    def act(self, world, run):
+        assert world.save(run, 3, 30)
+
+
+class TakingTheLeaseOfADeadSave(Scenario):
+    """What it was about to commit is fenced first."""
+
+    after = {1: 1, 2: 2, 3: 3, 4: 4}
+
+    def prepare(self, world):
+        super().prepare(world)
+        fatal = first_call(world, self.dying, self.is_fatal)
+        view = world.processes.start()
+        run = world.open(view)
+        view.fail_at(fatal, Fault.CRASH)
+        with pytest.raises(SimulatedCrash):
+            self.dying(world, run)
+
+    def dying(self, world, run):
+        world.save(run, 3, 31, overwrite=True)
+
+    def is_fatal(self, call):
+        return call.operation in ("exchange", "rename") or call.key == "3/_COMMIT.json"
+
+    def act(self, world, run):
+        assert world.save(run, 4, 4)
+
+
+class TakingTheLeaseOfADeadRemoval(TakingTheLeaseOfADeadSave):
+    """A step that was about to be removed is there, or it is not."""
+
+    def prepare(self, world):
+        super().prepare(world)
+        self.before = world.stored()
+        self.after = {**self.before, 4: 4}
+
+    def dying(self, world, run):
+        run.delete(2)
+
+    def is_fatal(self, call):
+        return call.operation == "rename" or call.key == "2/_COMMIT.json"
+
+
+def first_call(world, work, wanted):
+    """The number of the first call of some work that is of a kind."""
+    world = World.like(world)
+    view = world.processes.start()
+    run = world.open(view)
+    work(world, run)
+    run.close()
+    return next(call.number for call in view.calls if wanted(call))
 
 
 class ToTheTrash(Scenario):
@@ -251,6 +333,9 @@ SCENARIOS = [
     Pinning,
     Unpinning,
     SweepAfterADeath,
+    SaveOverAQuarantinedStep,
+    TakingTheLeaseOfADeadSave,
+    TakingTheLeaseOfADeadRemoval,
     ToTheTrash,
     FromTheTrash,
 ]
@@ -270,6 +355,9 @@ def run_with_a_fault(scenario, world, number, fault):
         with contextlib.suppress(SimulatedCrash, StorageError):
             run.close()
     reached = len(view.calls) >= number
+    if not reached and scenario.leased:
+        assert view.calls[0].key.startswith(LEASE_DIR)
+        assert view.calls[-1].key.startswith(LEASE_DIR)
     view.die()
     return reported, reached
 
@@ -319,5 +407,7 @@ def check(scenario, world, *, reported):
     assert "preservation_policy" in scenario.options or len(kept) == len(now) + 1
     left = get_loop().run(litter(world.store))
     spared = (PINS_DIR, TRASH) if scenario.options.get("trash") else (PINS_DIR,)
-    assert [key for key in left if not any(keys.is_under(key, p) for p in spared)] == []
+    marks = {f"{QUARANTINE_DIR}/{step}" for step in world.damaged - kept.keys()}
+    left = [key for key in left if not any(keys.is_under(key, p) for p in spared)]
+    assert set(left) == marks
     assert world.stored() == kept
