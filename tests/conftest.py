@@ -22,6 +22,12 @@ def root():
     return ROOT
 
 
+@pytest.fixture(params=["memory", "local"])
+def place(request, tmp_path):
+    """A place on each store that needs no server."""
+    return f"memory://{tmp_path.name}/c" if request.param == "memory" else str(tmp_path / "c")
+
+
 @pytest.fixture
 def run_python(tmp_path):
     """Runs code in a fresh interpreter, in an empty folder; returns what it printed."""

@@ -47,12 +47,6 @@ class Pair(NamedTuple):
     second: object
 
 
-@pytest.fixture(params=["memory", "local"])
-def place(request, tmp_path):
-    """A place on each store that needs no server."""
-    return f"memory://{tmp_path.name}/c" if request.param == "memory" else str(tmp_path / "c")
-
-
 @pytest.mark.parametrize("case", BAD)
 def test_1_and_18_a_failed_overwrite_leaves_the_old_one_and_nothing_else(tmp_path, case):
     hf.save(tmp_path / "c", {"old": 1})

@@ -55,6 +55,7 @@ def saved(place, steps, **options):
         ({"best_mode": "least"}, ValueError, "'min' or 'max', got 'least'"),
         ({"should_save_fn": 5}, TypeError, "function of two steps"),
         ({"save_on_steps": 5}, TypeError, "container of integers"),
+        ({"save_on_steps": [1.5]}, TypeError, "got 1.5, which no step"),
         ({"step_prefix": "a/b"}, ValueError, "folder of a step"),
         ({"step_format_fixed_length": 0}, ValueError, ">= 1"),
         ({"step_name_format": "step"}, TypeError, "build_name"),

@@ -110,6 +110,8 @@ def test_any_save_policy_asks_every_member_and_is_an_or():
         (lambda: when.ContinuousCheckpointingPolicy(math.nan), ValueError, "nan"),
         (lambda: when.SpecificStepsPolicy("123"), TypeError, "steps is .* got '123'"),
         (lambda: when.SpecificStepsPolicy(iter([1])), TypeError, "iterator"),
+        (lambda: when.SpecificStepsPolicy([1, 2.5]), TypeError, "got 2.5, which no step"),
+        (lambda: keep.CustomSteps({"3"}), TypeError, "got '3'"),
         (lambda: when.AnySavePolicy(when.InitialSavePolicy()), TypeError, "list of policies"),
         (lambda: when.AnySavePolicy([keep.PreserveAll()]), TypeError, r"policies\[0\].*All"),
         (lambda: keep.LatestN(-1), ValueError, "n is an integer >= 0 or None, got -1"),

@@ -57,6 +57,17 @@ def check_steps(value: Any) -> None:
             f"steps is a set, list, range or another container of integers, got {value!r} of type "
             f"{type(value).__name__}"
         )
+    if isinstance(value, list | tuple | set | frozenset):
+        for member in value:
+            if not _may_be_a_step(member):
+                raise TypeError(f"steps holds integers, got {member!r}, which no step is equal to")
+
+
+def _may_be_a_step(member: Any) -> bool:
+    try:
+        return bool(member == int(member))  # 3.0 is equal to a step
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def check_policies(value: Any, kind: type, method: str) -> tuple[Any, ...]:
