@@ -5,94 +5,36 @@ the dead one left goes with the next save and one sweep more.
 """
 
 import contextlib
-import copy
-import dataclasses
 import itertools
-from unittest import mock
 
 import pytest
+from packages.manager.tests.world import STORES, World
 
 from holdfast_checkpointer.args import JsonSave
-from holdfast_checkpointer.options import Context
-from holdfast_manager import training
 from holdfast_manager.policies.preservation_policies import LatestN
 from holdfast_manager.training import Trash
-from holdfast_metadata import LEASE_DIR, PINS_DIR, QUARANTINE_DIR, parse_json
-from holdfast_storage import DamagedCheckpointError, StorageError, get_loop, keys
-from holdfast_storage.commit import list_committed, reading
+from holdfast_metadata import LEASE_DIR, PINS_DIR, QUARANTINE_DIR
+from holdfast_storage import StorageError, get_loop, keys
 from holdfast_storage.testing.faulty import Fault, SimulatedCrash
 from holdfast_storage.testing.history import litter
-from holdfast_storage.testing.processes import Processes
-from holdfast_storage.testing.tables import TableBackend
 
-
-def behind_a_network(store):
-    """Where requests are round trips, a run has hints of its committed steps."""
-    store.hints = dataclasses.replace(store.hints, round_trips=True)
-    return store
-
-
-STORES = {
-    "pointer": lambda: behind_a_network(TableBackend()),
-    "rename": lambda: TableBackend(rename=True, exchange=True),
-    "decided": lambda: behind_a_network(TableBackend(decided=True)),
-}
 TRASH = ".trash"
 
 
-class World:
-    """A store with a run in it, and the processes that see it."""
+def save(run, step, version, **how):
+    return run.save_checkpointables(
+        step, {"x": JsonSave({"step": step, "version": version})}, **how
+    )
 
-    def __init__(self, store):
-        self.store = store
-        self.damaged = set()
-        self.processes = Processes(store)
 
-    @classmethod
-    def like(cls, other):
-        """Another one with the same bytes."""
-        store = copy.copy(other.store)
-        store.objects = dict(other.store.objects)
-        world = cls(store)
-        world.damaged = other.damaged
-        return world
-
-    def open(self, view=None, **options):
-        view = view or self.processes.start()
-        with mock.patch.object(Context, "open_backend", return_value=view):
-            return training.Checkpointer("memory://unused", **options)
-
-    def save(self, run, step, version, **how):
-        items = {"x": JsonSave({"step": step, "version": version})}
-        return run.save_checkpointables(step, items, **how)
-
-    def contents(self, run):
-        """What is listed, loaded."""
-        found = {}
-        for entry in run.checkpoints:
-            loaded = run.load_checkpointables(entry)["x"]
-            assert loaded["step"] == entry.step
-            found[entry.step] = loaded["version"]
-        return found
-
-    def stored(self):
-        """What is committed, whole, read from the storage itself."""
-
-        async def read(area):
-            await area.check()
-            return parse_json(await area.get("x/metadata"), source="x")["version"]
-
-        async def look():
-            found = {}
-            for entry in (await list_committed(self.store, "")).committed:
-                try:
-                    found[int(entry.name)] = await reading(self.store, entry.name, read)
-                except DamagedCheckpointError:
-                    if int(entry.name) not in self.damaged:
-                        raise
-            return found
-
-        return get_loop().run(look())
+def contents(run):
+    """What is listed, loaded."""
+    found = {}
+    for entry in run.checkpoints:
+        loaded = run.load_checkpointables(entry)["x"]
+        assert loaded["step"] == entry.step
+        found[entry.step] = loaded["version"]
+    return found
 
 
 class Scenario:
@@ -114,7 +56,7 @@ class Scenario:
     def prepare(self, world):
         with world.open() as run:
             for step, version in self.before.items():
-                assert world.save(run, step, version)
+                assert save(run, step, version)
             run.pin(1, "old")
 
     def act(self, world, run):
@@ -133,7 +75,7 @@ class SaveThatCollects(Scenario):
     options = {"preservation_policy": LatestN(1)}
 
     def act(self, world, run):
-        assert world.save(run, 4, 4, metrics={"loss": 1.0})
+        assert save(run, 4, 4, metrics={"loss": 1.0})
         run.wait()
 
     def between(self, found):
@@ -145,14 +87,14 @@ class Overwrite(Scenario):
     after = {1: 1, 2: 2, 3: 30}
 
     def act(self, world, run):
-        assert world.save(run, 3, 30, overwrite=True)
+        assert save(run, 3, 30, overwrite=True)
 
 
 class SaveOfAnOlderStep(Scenario):
     after = {0: 7, 1: 1, 2: 2, 3: 3}
 
     def act(self, world, run):
-        assert world.save(run, 0, 7, force=True)
+        assert save(run, 0, 7, force=True)
 
 
 class Delete(Scenario):
@@ -203,10 +145,10 @@ class SweepAfterADeath(Scenario):
         assert self.before.keys() >= {1, 3}
 
     def _overwrite(self, world, run):
-        world.save(run, 3, 31, overwrite=True)
+        save(run, 3, 31, overwrite=True)
 
     def _save(self, world, run):
-        world.save(run, 9, 9)
+        save(run, 9, 9)
 
     def _delete(self, world, run):
         run.delete(2)
@@ -215,7 +157,7 @@ class SweepAfterADeath(Scenario):
         raise SimulatedCrash
 
     def act(self, world, run):
-        assert world.save(run, 4, 4)
+        assert save(run, 4, 4)
         run.wait()
         run.close()
 
@@ -238,7 +180,7 @@ class SaveOverAQuarantinedStep(Scenario):
             assert list(run.quarantined) == [3]
 
     def act(self, world, run):
-        assert world.save(run, 3, 30)
+        assert save(run, 3, 30)
 
 
 class TakingTheLeaseOfADeadSave(Scenario):
@@ -256,13 +198,13 @@ class TakingTheLeaseOfADeadSave(Scenario):
             self.dying(world, run)
 
     def dying(self, world, run):
-        world.save(run, 3, 31, overwrite=True)
+        save(run, 3, 31, overwrite=True)
 
     def is_fatal(self, call):
         return call.operation in ("exchange", "rename") or call.key == "3/_COMMIT.json"
 
     def act(self, world, run):
-        assert world.save(run, 4, 4)
+        assert save(run, 4, 4)
 
 
 class TakingTheLeaseOfADeadRemoval(TakingTheLeaseOfADeadSave):
@@ -311,7 +253,7 @@ class FromTheTrash(ToTheTrash):
     def prepare(self, world):
         with world.open(**self.options) as run:
             for step, version in self.after.items():
-                assert world.save(run, step, version)
+                assert save(run, step, version)
             run.pin(1, "old")
             assert run.delete(2)
 
@@ -382,7 +324,7 @@ def test_nothing_is_torn_or_lost_and_what_is_left_goes(scenario, kind, fault):
 
 def check(scenario, world, *, reported):
     reader = world.open()
-    scenario.seen = world.contents(reader)
+    scenario.seen = contents(reader)
     assert scenario.between(scenario.seen), scenario.seen
     assert (
         not reported
@@ -399,7 +341,7 @@ def check(scenario, world, *, reported):
             scenario.recover(world, run)
         now = world.stored()
         assert [entry.step for entry in run.checkpoints] == sorted(now)
-        assert world.save(run, 50, 50)
+        assert save(run, 50, 50)
         run.wait()
         kept = world.stored()
     assert kept[50] == 50

@@ -8,92 +8,32 @@ none of the old comes in, none comes back or goes. And the first is told that it
 import asyncio
 import concurrent.futures
 import contextlib
-import copy
-import dataclasses
-import functools
 import itertools
-from unittest import mock
 
 import pytest
+from packages.manager.tests.world import STORES, World
 
 from holdfast_checkpointer.args import JsonSave
-from holdfast_checkpointer.options import Context
-from holdfast_manager import training
-from holdfast_manager.engine.writing_lease import WritingLease
 from holdfast_manager.errors import StepNotFoundError
 from holdfast_manager.policies.preservation_policies import LatestN
 from holdfast_manager.training import Trash
-from holdfast_metadata import PINS_DIR, parse_json
+from holdfast_metadata import PINS_DIR
 from holdfast_storage import LeaseHeldError, LeaseLostError, get_loop, keys
-from holdfast_storage.commit import list_committed, reading
-from holdfast_storage.lease import ProcessLeases
 from holdfast_storage.testing.faulty import Fault
 from holdfast_storage.testing.history import litter
-from holdfast_storage.testing.processes import Processes
-from holdfast_storage.testing.tables import TableBackend
 
 BEFORE = {1: 1, 2: 2, 3: 3}
 OLD, NEW = 100, 200
 
 
-def behind_a_network(store):
-    store.hints = dataclasses.replace(store.hints, round_trips=True)
-    return store
-
-
-STORES = {
-    "pointer": lambda: behind_a_network(TableBackend()),
-    "rename": lambda: TableBackend(rename=True, exchange=True),
-    "decided": lambda: behind_a_network(TableBackend(decided=True)),
-}
-
-
-class World:
-    """A store with a run in it, and the processes that see it."""
-
-    def __init__(self, store):
-        self.store = store
-        self.processes = Processes(store)
-
-    @classmethod
-    def like(cls, other):
-        """Another one with the same bytes."""
-        store = copy.copy(other.store)
-        store.objects = dict(other.store.objects)
-        return cls(store)
-
-    def open(self, **options):
-        """The run as a process of its own has it: which shares no lease with another."""
-        view = self.processes.start()
-        lease = functools.partial(WritingLease, leases=ProcessLeases())
-        with (
-            mock.patch.object(Context, "open_backend", return_value=view),
-            mock.patch("holdfast_manager.engine.run.WritingLease", lease),
-        ):
-            return view, training.Checkpointer("memory://unused", **options)
-
-    def stored(self):
-        """What is committed, whole, read from the storage itself."""
-
-        async def read(area):
-            await area.check()
-            return parse_json(await area.get("x/metadata"), source="x")["version"]
-
-        async def look():
-            listing = await list_committed(self.store, "")
-            names = [entry.name for entry in listing.committed]
-            return {int(name): await reading(self.store, name, read) for name in names}
-
-        return get_loop().run(look())
-
-    def listed(self):
-        """What a process that comes later lists and can load; a hint may be stale."""
-        _, run = self.open()
-        found = {}
-        for entry in run.checkpoints:
-            with contextlib.suppress(StepNotFoundError):
-                found[entry.step] = run.load_checkpointables(entry)["x"]["version"]
-        return found
+def listed(world):
+    """What a process that comes later lists and can load; a hint may be stale."""
+    run = world.open()
+    found = {}
+    for entry in run.checkpoints:
+        with contextlib.suppress(StepNotFoundError):
+            found[entry.step] = run.load_checkpointables(entry)["x"]["version"]
+    return found
 
 
 def save(run, step, version, **how):
@@ -177,7 +117,7 @@ class DoOver:
 def prepare(store):
     world = World(store)
     with world.processes.known_to_the_system():
-        _, run = world.open()
+        run = world.open()
         with run:
             for step, version in BEFORE.items():
                 assert save(run, step, version)
@@ -215,7 +155,8 @@ def test_who_is_taken_over_while_it_is_paused_changes_nothing_any_more(work, kin
 
 def take_over_at(number, work, world, successor, threads):
     """One takeover; False if the first writer does not come so far."""
-    view, old = world.open(**work.options)
+    view = world.processes.start()
+    old = world.open(view, **work.options)
     view.fail_at(number, Fault.PAUSE)
     working = threads.submit(work.act, old)
     if not get_loop().run(until_paused(view, working)):
@@ -234,9 +175,9 @@ def take_over_at(number, work, world, successor, threads):
 def take_over(work, world, successor, view, old, working, *, has_lease):
     if has_lease:
         with pytest.raises(LeaseHeldError, match=f"process {view.pid} on"):
-            save(world.open()[1], 9, NEW)
+            save(world.open(), 9, NEW)
     before = world.stored()
-    _, new = world.open(takeover=True, **successor.options)
+    new = world.open(takeover=True, **successor.options)
     with new:
         successor.act(new)
         decided = world.stored()
@@ -264,9 +205,9 @@ def check_told(work, told, before, decided, *, has_lease):
 
 def check_nothing_changed(world, work, decided):
     stored = world.stored()
-    assert world.listed() == stored
+    assert listed(world) == stored
     if work.recoverable and stored != decided:
-        with world.open(**work.options, takeover=True)[1] as run:
+        with world.open(**work.options, takeover=True) as run:
             for step in decided.keys() - stored.keys():
                 run.restore_from_trash(step)
         stored = world.stored()
