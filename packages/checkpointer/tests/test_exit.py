@@ -12,7 +12,7 @@ import holdfast_checkpointer as hc
 
 # Saves to paths that end in "stops" or "stays" hang; only the first lets itself be stopped.
 HANGING = """
-import asyncio, multiprocessing, sys, threading, time
+import asyncio, multiprocessing, signal, sys, threading, time
 import numpy as np
 import holdfast_checkpointer as hc
 from holdfast_checkpointer.engine import outstanding
@@ -28,6 +28,7 @@ async def hang(backend, final, *args, **kwargs):
     return await write(backend, final, *args, **kwargs)
 
 hc.functions.write_checkpoint = hang
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 outstanding.SAYS_EVERY_S = 0.2
 outstanding.TIDYING_S = 0.5
 root = sys.argv[1]
