@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from holdfast_gcs import settings as gcs_settings
+from holdfast_storage.retry import RetryPolicy
 from integration.crash.zygote import Zygote
 from integration.servers import s3
 from integration.servers.gcs import GcsServer
@@ -72,6 +74,14 @@ def zygote() -> Iterator[Zygote]:
 def bucket_name() -> str:
     """A name that no other test uses."""
     return f"holdfast-{uuid.uuid4().hex[:20]}"
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests are repeated as ever, after a twentieth of the pause: faults come by hundreds."""
+    brief = functools.partial(RetryPolicy, initial_s=0.01)
+    for backend in ("holdfast_s3", "holdfast_gcs"):
+        monkeypatch.setattr(f"{backend}.session.RetryPolicy", brief)
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ class TestBackendInBadWeather(StorageBackendTests):
     bad_weather = True
 
     @pytest.fixture(params=WEATHER)
-    async def backend(self, request, gcs, gcs_bucket):
+    async def backend(self, request, short_pauses, gcs, gcs_bucket):
         with running_proxy(gcs.url) as proxy:
             backend = await opened(proxy.url, gcs_bucket)
             for action, every, how in WEATHER[request.param]:

@@ -70,7 +70,7 @@ class TestBackendInBadWeather(StorageBackendTests):
     bad_weather = True
 
     @pytest.fixture(params=WEATHER)
-    async def backend(self, request, ministack, bucket_name):
+    async def backend(self, request, short_pauses, ministack, bucket_name):
         ministack.make_bucket(bucket_name)
         with running_proxy(ministack.endpoint) as proxy:
             for action, every, how in WEATHER[request.param]:

@@ -34,7 +34,7 @@ class FaultyStore:
 
 @pytest.fixture(params=OBJECT_STORES)
 async def faulty_store(
-    request: pytest.FixtureRequest, bucket_name: str
+    request: pytest.FixtureRequest, bucket_name: str, short_pauses: None
 ) -> AsyncIterator[FaultyStore]:
     """Each kind of object store; nothing about it is known from an earlier test."""
     probe._answers.clear()
