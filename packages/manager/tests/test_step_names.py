@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from holdfast_manager import training
+from holdfast_manager.errors import StepAlreadyExistsError
 from holdfast_manager.policies.preservation_policies import LatestN
 from holdfast_manager.step_names import (
     CompositeNameFormat,
@@ -177,6 +178,29 @@ def test_a_step_in_two_folders_goes_as_one(place, trash):
     left = [3] if trash is None else [3, 4]
     assert (steps(opened(place, both)), steps(opened(place, PADDED))) == (left, left)
     assert steps(opened(place)) == [3]  # replaced in the folder that is it
+
+
+@pytest.mark.parametrize("file", ["_COMMIT.json", "state/_TREE.json", "_MANIFEST.jsonl"])
+def test_a_step_is_loaded_from_its_other_folder_if_one_is_damaged(tmp_path, file):
+    for names, value in ((standard_name_format(), 1), (PADDED, 100)):
+        with opened(tmp_path, names) as run:
+            for step in (1, 2):
+                run.save(step, state(value + step))
+    both = composite_name_format(PADDED, [standard_name_format()])
+    run = opened(tmp_path, both)
+    (tmp_path / "0002" / file).write_text("{")
+    for again in (run, run, opened(tmp_path, both)):
+        assert again.load(fallback=True)["w"][0] == 3  # that of the folder 2
+        assert (again.last_load.step, again.last_load.path[-2:]) == (2, "/2")
+        assert (steps(again), dict(again.quarantined)) == ([1, 2], {})
+        assert again.load()["w"][0] == 3
+    with pytest.raises(StepAlreadyExistsError):
+        run.save(2, state(5), force=True)
+    run.delete(2)
+    run.close()
+    again = opened(tmp_path, both)
+    assert steps(again) == [1]
+    assert set(again.quarantined) == ({2} if file == "_COMMIT.json" else set())
 
 
 def test_a_format_of_the_users_own(place):

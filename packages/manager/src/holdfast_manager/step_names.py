@@ -164,8 +164,8 @@ def composite_name_format(
     """Goes on with a run under new names: writes one format, reads several.
 
     A step that is listed is loaded, described, replaced and removed under the name by which
-    it was found. If several folders stand for one step, the one in the written format is it;
-    removing the step removes all of them.
+    it was found. If several folders stand for one step, the one in the written format is it, or
+    another one if that is damaged; removing the step removes all of them.
 
     Args:
         write_name_format: For steps saved from now on; also read.

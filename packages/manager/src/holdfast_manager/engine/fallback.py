@@ -43,7 +43,8 @@ class LoadReport:
     Attributes:
         step: The step that was loaded: where a training goes on.
         path: Its URL or path.
-        skipped: The newer steps that a load with `fallback=True` passed over, the newest first.
+        skipped: The newer steps that a load with `fallback=True` passed over, the newest first;
+            also another folder of the step, if it is there under two names.
     """
 
     step: int
@@ -97,6 +98,7 @@ class Search:
     tried: set[str] = field(default_factory=set)
     skipped: list[Aside] = field(default_factory=list)
     found: list[tuple[Aside, Exception]] = field(default_factory=list)  # in this load
+    further: list[CheckpointMetadata] = field(default_factory=list)  # other folders of those
 
 
 class Loading:
@@ -174,7 +176,8 @@ class Loading:
 
     def _next(self, search: Search) -> CheckpointMetadata | None:
         """The newest step that was not tried, damaged ones included."""
-        entries = [*self._known.all(), *(aside.entry for aside in self._known.all_aside())]
+        aside = [one.entry for one in self._known.all_aside()]
+        entries = [*self._known.all(), *aside, *search.further]
         left = [
             entry
             for entry in entries
@@ -201,13 +204,21 @@ class Loading:
 
     async def _next_to_try(self, search: Search) -> CheckpointMetadata | None:
         """The newest step that was not tried, and of which nothing bad is known."""
+        await self._look_beside(search)
         while (entry := self._next(search)) is not None:
             search.tried.add(entry.name)
             told = await self._known_damage(entry)
             if told is None:
                 break
             search.skipped.append(told)
+            await self._look_beside(search)
         return entry
+
+    async def _look_beside(self, search: Search) -> None:
+        """A damaged step may be there under another name as well."""
+        skipped = [one.entry for one in search.skipped]
+        found = await self._run.further_folders(skipped)
+        search.further = [one for folders in found.values() for one in folders]
 
     async def _known_damage(self, entry: CheckpointMetadata) -> Aside | None:
         """What is known of a step already, and still true; what may have passed is not."""
@@ -266,10 +277,12 @@ class Loading:
         return said and not await self._run.is_there(entry)
 
     async def _report(self, entry: CheckpointMetadata, search: Search) -> LoadReport:
-        skipped = tuple(one.told for one in search.skipped if one.entry.step > entry.step)
+        skipped = tuple(one.told for one in search.skipped if one.entry.step >= entry.step)
         report = LoadReport(entry.step, entry.path, skipped)
         for aside, error in search.found:
             await self._quarantine.keep(aside, error)
+        if any(one.entry.step == entry.step for one in search.skipped):
+            await self._known.refresh()  # the folder that was loaded is it now
         if skipped:
             _log.warning("%s: %s", self._run.label, report)
         return report

@@ -134,10 +134,11 @@ class JointLoading(Loading):
         await operation.conclude(b"" if operation.is_primary else None)
         if report is not None:
             return report
-        newer = [one for one in search.skipped if one.entry.step > entry.step]
-        for one in newer:
-            self._known.set_aside(one)
-        return LoadReport(entry.step, entry.path, tuple(one.told for one in newer))
+        passed = [one for one in search.skipped if one.entry.step >= entry.step]
+        for one in passed:
+            if one.entry.step > entry.step:
+                self._known.set_aside(one)
+        return LoadReport(entry.step, entry.path, tuple(one.told for one in passed))
 
 
 def _aside(said: Mapping[str, Any], entry: CheckpointMetadata) -> Aside:

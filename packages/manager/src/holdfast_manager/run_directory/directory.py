@@ -108,8 +108,11 @@ class RunDirectory:
         found = await self._listing.steps()
         good, known = await self.marks.split(found.committed, marks=found.marks)
         whole, torn = await self._without_torn_end(good)
+        steps = self._listing.one_for_each_step(whole)
         unreadable = await self.marks.with_marks(found.unreadable, marks=found.marks)
-        return ListedSteps(whole, [*unreadable, *known, *torn])
+        numbers = {entry.step for entry in steps}
+        aside = [one for one in (*unreadable, *known, *torn) if one.entry.step not in numbers]
+        return ListedSteps(steps, aside)
 
     async def is_committed(self, entry: CheckpointMetadata) -> bool:
         """Whether a listed step is committed: one read if only a hint said so."""

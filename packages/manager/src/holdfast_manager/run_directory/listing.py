@@ -29,7 +29,8 @@ class FoundSteps:
     """What a listing of a run's folder shows.
 
     Attributes:
-        committed: Steps that are committed or have a hint, in order.
+        committed: Steps that are committed or have a hint, in order; perhaps several folders
+            for one, of which the last is it as long as it is good.
         unreadable: Steps whose record cannot be read.
         marks: Whether there may be marks of quarantined steps.
     """
@@ -84,7 +85,7 @@ class StepListing:
         )
 
     async def steps(self) -> FoundSteps:
-        """Those that are committed or have a hint, in order: one for each step."""
+        """Those that are committed or have a hint, in order."""
         folders, hints = await self._folders()
         steps = self._steps_in(folders)
         self._tell_of_other_names(folders, steps)
@@ -104,10 +105,7 @@ class StepListing:
         found += [self.describe(steps[name], UNREAD, name, ours=False) for name in seen.orbax]
         for name in await self._unmarked(seen.foreign):
             found.append(self.describe(steps[name], UNREAD, name, ours=False, unmarked=True))
-        committed = self._one_for_each_step(found)
-        numbers = {entry.step for entry in committed}
-        unreadable = [aside for aside in unreadable if aside.entry.step not in numbers]
-        return FoundSteps(committed, unreadable, QUARANTINE_DIR in folders)
+        return FoundSteps(self._in_order(found), unreadable, QUARANTINE_DIR in folders)
 
     def _unreadable(self, entry: CheckpointMetadata, problem: str) -> Aside:
         told = QuarantinedStep(entry.step, entry.path, "unreadable", problem)
@@ -168,15 +166,22 @@ class StepListing:
         answers = await asyncio.gather(*map(look, names))
         return [name for name, orbax in zip(names, answers, strict=True) if orbax]
 
-    def _one_for_each_step(self, found: Iterable[CheckpointMetadata]) -> list[CheckpointMetadata]:
-        """In order of the steps; of several folders for one, that of the written format."""
-        chosen: dict[int, CheckpointMetadata] = {}
-        for entry in sorted(found, key=lambda entry: entry.name):
-            other = chosen.setdefault(entry.step, entry)
-            if other is entry:
-                continue
-            if entry.name == self._names_of.build_name(entry.step):
-                chosen[entry.step], other = entry, entry
-            where = self._backend.root
-            _log.warning("%s has two folders for step %s; taking %s", where, entry.step, other.path)
-        return [chosen[step] for step in sorted(chosen)]
+    def _in_order(self, found: Iterable[CheckpointMetadata]) -> list[CheckpointMetadata]:
+        """By step; of several folders for one, that which is it comes last."""
+        by_name = sorted(found, key=lambda entry: entry.name, reverse=True)
+        return sorted(by_name, key=lambda one: (one.step, one.name == self._written(one.step)))
+
+    def _written(self, step: int) -> str:
+        return self._names_of.build_name(step)
+
+    def one_for_each_step(self, found: Sequence[CheckpointMetadata]) -> list[CheckpointMetadata]:
+        """The last of each step; of several folders for one, that of the written format."""
+        chosen = {entry.step: entry for entry in found}
+        for entry in found:
+            taken = chosen[entry.step]
+            if taken is not entry:
+                where = self._backend.root
+                _log.warning(
+                    "%s has two folders for step %s; taking %s", where, entry.step, taken.path
+                )
+        return list(chosen.values())
