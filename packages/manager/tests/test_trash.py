@@ -12,8 +12,9 @@ from holdfast_manager.errors import StepAlreadyExistsError, StepNotFoundError, S
 from holdfast_manager.policies.preservation_policies import LatestN
 from holdfast_manager.step_names import standard_name_format
 from holdfast_storage import get_loop, open_backend
+from holdfast_storage.commit import Trash as TrashFolder
 from holdfast_storage.commit.sweep import StoreClock
-from holdfast_storage.errors import DamagedCheckpointError
+from holdfast_storage.errors import CommitConflictError, DamagedCheckpointError
 from holdfast_storage.testing.faulty import Fault, FaultyBackend, SimulatedCrash
 
 NOTHING = datetime.timedelta(0)
@@ -246,6 +247,37 @@ def there(run, step):
     except StepNotFoundError:
         return False
     return True
+
+
+def test_who_is_late_for_a_step_in_the_trash_or_removes_what_comes_back_is_told_so(
+    tmp_path, monkeypatch
+):
+    view = FaultyBackend(open_backend(tmp_path))
+    monkeypatch.setattr(Context, "open_backend", lambda *_: view)
+    with open_run(tmp_path) as run:
+        save(run, 1, 2)
+        run.delete(1)
+        rename = view.rename_prefix
+
+        async def brought_back_at_once(source, destination):
+            await rename(source, destination)
+            await rename(destination, source)
+
+        monkeypatch.setattr(view, "rename_prefix", brought_back_at_once)
+        with pytest.raises(CommitConflictError, match="brought back meanwhile; it stays"):
+            run.delete(2)
+        monkeypatch.setattr(view, "rename_prefix", rename)
+        assert steps(run.checkpoints) == [2]
+        check = TrashFolder.restore
+
+        async def emptied_at_once(folder, entry):
+            await (await folder.empty(entry))()
+            await check(folder, entry)
+
+        monkeypatch.setattr(TrashFolder, "restore", emptied_at_once)
+        with pytest.raises(StepNotInTrashError):
+            run.restore_from_trash(1)
+        assert (steps(run.checkpoints), steps(run.trash)) == ([2], [])
 
 
 def test_of_the_trash_only_what_is_due_is_read_after_a_save(place, monkeypatch):

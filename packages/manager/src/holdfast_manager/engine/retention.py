@@ -269,6 +269,9 @@ class Retention:
             await self._take_out(entry, further)
             if marked:
                 self._forget_removed(entry.name)
+        except CheckpointNotFoundError:
+            _log.debug("%s was removed meanwhile", entry.path)
+            await self._list_again()
         except StorageError:
             _log.warning("could not remove %s; it stays for now", entry.path, exc_info=True)
             await self._list_again()

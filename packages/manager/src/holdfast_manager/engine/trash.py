@@ -15,7 +15,13 @@ from holdfast_manager.errors import StepAlreadyExistsError, StepNotInTrashError
 from holdfast_manager.run_directory import RunDirectory
 from holdfast_manager.step_names import step_in
 from holdfast_manager.steps import UNREAD, CheckpointMetadata
-from holdfast_storage import CommitConflictError, StorageBackend, StorageError
+from holdfast_storage import (
+    CheckpointNotFoundError,
+    CommitConflictError,
+    DamagedCheckpointError,
+    StorageBackend,
+    StorageError,
+)
 from holdfast_storage.commit import SweepReport, TrashEntry, guard
 from holdfast_storage.commit import Trash as TrashFolder
 from holdfast_storage.commit.sweep import StoreClock
@@ -136,6 +142,12 @@ class RunTrash:
             await self._folder.restore(chosen._entry)
         except CommitConflictError as error:
             raise StepAlreadyExistsError(number, self._run.label, hint=_BOTH_STAY) from error
+        except (CheckpointNotFoundError, DamagedCheckpointError) as error:
+            left = await self.steps()
+            if chosen._entry.prefix in [one._entry.prefix for one in left]:
+                raise
+            # It was given up, or brought back, at this moment.
+            raise StepNotInTrashError(number, self._run.label, [o.step for o in left]) from error
         ours = chosen._entry.attempt is not None
         entry = self._run.describe(number, UNREAD, chosen.name, ours=ours)
         if ours:

@@ -452,6 +452,7 @@ class Checkpointer(Loads, Housekeeping):
             StepNotFoundError: It is not committed.
             StepPinnedError: It is pinned; nothing was touched.
             StepBeingReadError: A process reads it; nothing was touched.
+            CommitConflictError: It was saved anew, or brought back, at this moment; it stays.
             FileNotFoundError: The step has no such item.
             ValueError: The name is none, or the item is the last one.
             NotImplementedError: Orbax wrote the step, and what was asked for cannot be done with

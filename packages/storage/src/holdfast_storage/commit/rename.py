@@ -354,6 +354,8 @@ class RenameCommit(PointerCommit):
             return
         else:
             await self._move_back(aside, final)
+        if moved.attempt == expected and not _stays(moved):
+            raise errors.CommitConflictError("it was brought back meanwhile; it stays", **where)
         raise errors.CommitConflictError(
             f"{moved.attempt} was committed meanwhile, not {expected}; it stays", **where
         )
