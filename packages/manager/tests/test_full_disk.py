@@ -1,7 +1,10 @@
 """Where nothing can be written any more, steps can be removed: that is what makes room."""
 
+import dataclasses
 import datetime
 import functools
+import sys
+from subprocess import Popen
 from unittest import mock
 
 import numpy as np
@@ -16,7 +19,7 @@ from holdfast_manager.errors import StepPinnedError
 from holdfast_manager.run_directory import RunDirectory
 from holdfast_metadata import COLLECTING_DIR
 from holdfast_storage import StorageTimeoutError, get_loop, open_backend
-from holdfast_storage.commit import read_record
+from holdfast_storage.commit import identity, read_record
 from holdfast_storage.commit.sweep import StoreClock
 from holdfast_storage.errors import LeaseHeldError, PreconditionFailedError, StorageFullError
 from holdfast_storage.lease import ProcessLeases
@@ -78,7 +81,7 @@ def test_a_step_is_removed_in_the_process_that_filled_the_disk(disk):
         run._run.reaper.close(60)
     assert steps(opened(disk).checkpoints) == [1, 3, 4, 5]
     assert folders(disk) == {"1", "3", "4", "5"}
-    assert get_loop().run(disk.children(COLLECTING_DIR)).objects == ()
+    assert announced(disk) == set()
 
 
 def test_a_step_is_removed_in_a_process_that_comes_later_and_cannot_take_the_lease(disk, caplog):
@@ -124,7 +127,7 @@ def test_nothing_is_removed_without_a_lease_that_another_process_has(disk, monke
         writer.close()
 
 
-def test_an_announcement_without_words_is_of_any_step_until_it_is_old(disk, monkeypatch):
+def test_an_announcement_without_words_is_of_any_step(disk):
     directory = RunDirectory(disk)
     holds = Holds(directory, patience_s=0.1)
     entry = get_loop().run(directory.list_steps())[2]
@@ -141,10 +144,30 @@ def test_an_announcement_without_words_is_of_any_step_until_it_is_old(disk, monk
     holds.removals.ending.close(60)
     get_loop().run(holds.pins.pin(entry, "mine"))
     assert get_loop().run(holds.pins.read()) == {"old": 1, "mine": 3}
-    left = f"{COLLECTING_DIR}/left-by-a-dead-process"
-    get_loop().run(disk.put(left, b""))
-    get_loop().run(holds.removals.forget_dead())
-    assert [info.key for info in get_loop().run(disk.children(COLLECTING_DIR)).objects] == [left]
+
+
+def test_an_announcement_without_words_goes_with_its_remover_or_when_it_is_old(disk, monkeypatch):
+    gone = Popen([sys.executable, "-c", ""])
+    gone.wait()
+    mark = dataclasses.replace(identity.new_mark("dead", "removal"), pid=gone.pid)
+    dead = f"{COLLECTING_DIR}/dead.{identity.in_a_name(mark)}"
+    elsewhere = f"{COLLECTING_DIR}/other.{identity.in_a_name(dataclasses.replace(mark, host='b'))}"
+    unknown = f"{COLLECTING_DIR}/unknown"
+    for key in (dead, elsewhere, unknown):
+        get_loop().run(disk.put(key, b""))
+    assert announced(disk) == {dead, elsewhere, unknown}
+    directory = RunDirectory(disk)
+    removals = Holds(directory, patience_s=0.1).removals
+    get_loop().run(removals.forget_dead())
+    assert announced(disk) == {elsewhere, unknown}
+    entry = get_loop().run(directory.list_steps())[2]
+    with pytest.raises(StorageTimeoutError):
+        get_loop().run(removals.settle(entry))
+    for key in (elsewhere, unknown):
+        get_loop().run(disk.delete(key))
+    get_loop().run(disk.put(dead, b""))
+    get_loop().run(removals.settle(entry))  # nobody waits for who is gone
+    get_loop().run(disk.put(unknown, b""))
     hours = datetime.timedelta(hours=2).total_seconds()
     age = StoreClock.age
 
@@ -152,8 +175,12 @@ def test_an_announcement_without_words_is_of_any_step_until_it_is_old(disk, monk
         return await age(clock, modified) + hours
 
     monkeypatch.setattr(StoreClock, "age", later)
-    get_loop().run(holds.removals.forget_dead())
-    assert get_loop().run(disk.children(COLLECTING_DIR)).objects == ()
+    get_loop().run(removals.forget_dead())
+    assert announced(disk) == set()
+
+
+def announced(disk):
+    return {info.key for info in get_loop().run(disk.children(COLLECTING_DIR)).objects}
 
 
 def test_who_takes_over_fences_every_step_where_a_removal_had_no_room_to_name_one():

@@ -33,7 +33,6 @@ from holdfast_storage import (
 from holdfast_storage.commit import guard, identity
 from holdfast_storage.commit.sweep import StoreClock
 
-TTL_S = 3600.0  # of an announcement that does not say by whom it is
 Clock: TypeAlias = Callable[[], Awaitable[float]]
 
 
@@ -64,8 +63,9 @@ class Removals:
         try:
             await self._backend.put(key, Collecting(tuple(names), by).to_bytes())
         except StorageFullError:
-            # Who has no room left is who needs to remove. An empty object takes none, and says
-            # that any step may go.
+            # Who has no room left is who needs to remove. An empty object takes none; its name
+            # says by whom it is, and that any step may go.
+            key = f"{key}.{identity.in_a_name(by)}"
             await self._backend.put(key, b"")
 
         async def when() -> float:
@@ -82,19 +82,18 @@ class Removals:
         """Clears what removers left that are provably gone, or silent for an hour."""
         clock = StoreClock(self._backend, "")
         for info, said in await self._under_way():
-            gone, ttl_s = (identity.is_gone(said.by), said.by.ttl_s) if said else (False, TTL_S)
-            if gone or await clock.age(info.modified) > ttl_s:
+            if identity.is_gone(said.by) or await clock.age(info.modified) > said.by.ttl_s:
                 await self._backend.delete(info.key)
 
-    async def _under_way(self) -> list[tuple[ObjectInfo, Collecting | None]]:
-        """What is about to be removed, and by whom; None says that it may be anything."""
-        found: list[tuple[ObjectInfo, Collecting | None]] = []
+    async def _under_way(self) -> list[tuple[ObjectInfo, Collecting]]:
+        """What is about to be removed, and by whom; without names it may be anything."""
+        found = []
         for info in (await self._backend.children(COLLECTING_DIR)).objects:
             try:
                 data = await self._backend.get(info.key)
             except ObjectNotFoundError:
                 continue  # done since the listing
-            said = Collecting.from_bytes(data, source=info.key) if data else None
+            said = Collecting.from_bytes(data, source=info.key) if data else _wordless(info.key)
             found.append((info, said))
         return found
 
@@ -120,6 +119,11 @@ class Removals:
 
     async def _is_being_removed(self, entry: CheckpointMetadata) -> bool:
         return any(
-            said is None or (entry.name in said.names and not identity.is_gone(said.by))
+            (not said.names or entry.name in said.names) and not identity.is_gone(said.by)
             for _, said in await self._under_way()
         )
+
+
+def _wordless(key: str) -> Collecting:
+    attempt, _, by = keys.leaf(key).partition(".")
+    return Collecting((), identity.from_a_name(by, attempt, "removal"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import os
 import socket
 import time
@@ -49,6 +51,32 @@ def is_here(mark: AttemptMark) -> bool:
 def is_this_process(mark: AttemptMark) -> bool:
     """Whether this very process made the mark, perhaps before an `exec`."""
     return mark.pid == os.getpid() and is_here(mark)
+
+
+def in_a_name(mark: AttemptMark) -> str:
+    """A mark as a part of a name, where there is no room for a document."""
+    return f"{_machine(mark)}.{mark.pid}.{mark.process_start}"
+
+
+def from_a_name(text: str, attempt: str, kind: str) -> AttemptMark:
+    """The inverse of `in_a_name`, on the same host; of another host, or of no mark, nothing
+    can be told.
+    """
+    machine, pid, start, *_ = *text.split("."), "", "", ""
+    here = new_mark(attempt, kind)
+    known = machine == _machine(here) and pid.isdecimal()
+    return dataclasses.replace(
+        here,
+        boot_id=here.boot_id if known else "",
+        pid=int(pid) if known else 0,
+        process_start=start,
+        created_ns=0,
+    )
+
+
+def _machine(mark: AttemptMark) -> str:
+    said = "/".join((mark.host, mark.boot_id, mark.pid_namespace))
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def _is_of_this_host(mark: AttemptMark) -> bool:
