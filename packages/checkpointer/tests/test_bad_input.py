@@ -1,7 +1,6 @@
 """Bad input gets a clear error before anything is created or deleted."""
 
 import enum
-import importlib.metadata
 import json
 import os
 import subprocess
@@ -24,9 +23,9 @@ def nothing_there(tmp_path):
     return list(tmp_path.rglob("*")) == []
 
 
-def test_an_unknown_scheme_names_the_command_to_install_it(monkeypatch):
+def test_an_unknown_scheme_names_the_command_to_install_it(monkeypatch, tmp_path):
     # As in an environment without that backend; the workspace has them all.
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **_: ())
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
     with pytest.raises(errors.UnknownSchemeError, match="pip install holdfast-s3"):
         hc.save("s3://bucket/run", {"a": 1})
     with pytest.raises(ValueError, match="no storage backend for nowhere://"):

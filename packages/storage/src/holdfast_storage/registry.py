@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -108,15 +110,28 @@ def _factory(place: Location) -> BackendFactory:
         factory = _registered.get(place.scheme)
     if factory is not None:
         return factory
-    claims = tuple(importlib.metadata.entry_points(group=ENTRY_POINTS, name=place.scheme))
+    found = _installed(place.scheme, tuple(sys.path))
+    if found is None:
+        _installed.cache_clear()  # whoever installs one now need not start anew
+        raise errors.UnknownSchemeError(_unknown(place))
+    return found
+
+
+@functools.cache
+def _installed(scheme: str, where: tuple[str, ...]) -> BackendFactory | None:
+    """What serves a scheme, by the distributions that are found at `where`.
+
+    To look for them takes milliseconds, and every save and load asks.
+    """
+    claims = tuple(importlib.metadata.entry_points(group=ENTRY_POINTS, name=scheme))
     if len(claims) > 1:
         names = sorted(point.dist.name if point.dist else point.value for point in claims)
         raise errors.InvalidURLError(
-            f"{place.scheme}:// is claimed by {' and '.join(names)}; uninstall one, or choose "
+            f"{scheme}:// is claimed by {' and '.join(names)}; uninstall one, or choose "
             "with holdfast_storage.register()"
         )
     if not claims:
-        raise errors.UnknownSchemeError(_unknown(place))
+        return None
     loaded: BackendFactory = claims[0].load()
     return loaded
 
