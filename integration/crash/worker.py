@@ -8,6 +8,7 @@ line to its log after each acknowledged commit.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import importlib
 import itertools
 import json
@@ -22,13 +23,13 @@ from typing import Any
 
 def state(number: int) -> dict[str, object]:
     """A state that says which one it is, in every element."""
-    import jax.numpy as jnp
+    import jax
     import numpy as np
 
     return {
         "number": number,
         "numpy": np.full(60_000, number, np.int32),
-        "jax": jnp.full((40, 40), number, jnp.int32),
+        "jax": jax.device_put(np.full((40, 40), number, np.int32)),  # nothing to compile
         "layers": [np.full(3, number) for _ in range(20)],
     }
 
@@ -259,6 +260,7 @@ def main() -> None:
     """Forks a worker for each line `[mode, place, log, numbers, variables]`; prints its pid."""
     for module in ("holdfast.training", "holdfast_local", *CLIENTS):
         importlib.import_module(module)  # here, once
+    gc.freeze()  # else each worker's first collection goes through all of that, and copies it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     warnings.simplefilter("ignore")  # that a fork in a process with threads is risky
     for line in sys.stdin:
