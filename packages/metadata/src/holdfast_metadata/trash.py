@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,7 +38,7 @@ class TrashTicket:
             "format_version": self.format_version,
             "final": self.final,
             "attempt": self.attempt,
-            "by": json.loads(self.by.to_bytes()),
+            "by": self.by.to_json(),
         }
         return canonical_json(merge_extra(known, self.extra))
 
@@ -56,7 +55,7 @@ class TrashTicket:
             format_version=fields.version(FORMAT_VERSION),
             final=fields.take("final", str),
             attempt=fields.take("attempt", str, None),
-            by=AttemptMark.from_bytes(canonical_json(fields.take("by", dict)), source=source),
+            by=AttemptMark.from_json(fields.take("by", dict), source=source),
             extra=fields.rest,
         )
         if not is_relative_path(ticket.final):
