@@ -109,3 +109,28 @@ def test_a_refused_save_wedges_nothing(place):
             run.save(1, state(1), force=True)
         assert not run.is_saving_in_progress()
         assert run.save(2, state(2))
+
+
+def test_a_declined_save_does_not_look_at_the_state(place):
+    """In Orbax each makes new handlers and looks at every leaf, at every step of a training."""
+
+    policy = t.save_decision_policies.FixedIntervalPolicy(10)
+    with t.Checkpointer(place, save_decision_policy=policy) as run:
+        assert run.save(0, state(0))
+        for save in (run.save, run.save_async, run.save_checkpointables):
+            declined = save(5, {"x": object()})
+            assert (bool(declined), declined.saved) == (False, False)
+            assert "FixedIntervalPolicy" in declined.reason
+        with pytest.raises(ValueError, match="'x'"):
+            run.save(10, {"x": object()})
+        assert run.save(10, state(10))
+
+
+def test_some_of_the_processes_can_have_a_run_of_their_own(place):
+    """Orbax's Checkpointer cannot even be made with `active_processes`."""
+    context = hf.Context(
+        multiprocessing=hf.options.MultiprocessingOptions(active_processes={0}, primary_host=0)
+    )
+    with t.Checkpointer(place, context=context) as run:
+        assert run.save(1, state(1))
+        assert run.load()["step"] == 1
