@@ -12,9 +12,11 @@ that cannot exchange), the attempt moves inside it and the record decides, as in
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from holdfast_metadata import ATTEMPT_FILE, COMMIT_FILE, CommitRecord, Manifest, Trashed
 from holdfast_storage import errors, keys
@@ -280,15 +282,31 @@ class RenameCommit(PointerCommit):
 
     async def to_trash(self, final: str, *, expected: str | None, aside: str) -> None:
         """See `CommitStrategy.to_trash`: the folder moves, unless it holds more than that."""
-        await guard.require()  # once is enough: what is in the trash can come back
+        await guard.require()
         if expected is None:
-            await carry_through(orbax.move_out(self._backend, final, aside))
+            await carry_through(
+                self._to_trash(final, aside, orbax.move_out(self._backend, final, aside))
+            )
             return
         stored = await read_record(self._backend, final)
         if _stays(stored):
             await super().to_trash(final, expected=expected, aside=aside)
         else:
-            await carry_through(self._move_out(final, stored, aside, expected))
+            moving = self._move_out(final, stored, aside, expected)
+            await carry_through(self._to_trash(final, aside, moving))
+
+    async def _to_trash(self, final: str, aside: str, moving: Coroutine[Any, Any, None]) -> None:
+        """Moves a final to the trash; a holder that was taken over meanwhile puts it back.
+
+        If it dies before, the step is in the trash, from where whoever took over restores it.
+        """
+        await moving
+        try:
+            await guard.require()
+        except errors.LeaseLostError:
+            with contextlib.suppress(errors.ObjectExistsError):  # then it is replaced data
+                await self._backend.rename_prefix(aside, final)
+            raise
 
     async def from_trash(self, final: str, *, attempt: str | None, aside: str | None) -> None:
         """See `CommitStrategy.from_trash`."""
