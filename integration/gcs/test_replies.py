@@ -44,7 +44,7 @@ async def test_each_event_loop_has_its_own_session_and_can_let_it_go(flat, opene
     for _ in range(3):
         await asyncio.to_thread(asyncio.run, from_a_thread())
     assert await backend.get("k") == b"1"
-    assert len(backend._session._systems) == 1
+    assert len(backend._session._systems._made) == 1
 
 
 async def test_every_call_tells_a_missing_bucket_from_a_missing_object(opened):

@@ -12,7 +12,6 @@ import io
 import json
 import logging
 import os
-import weakref
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,6 +21,7 @@ from urllib.parse import quote
 from holdfast_gcs.settings import GcsSettings
 from holdfast_gcs.translation import NoEffectError, not_gcs, translate
 from holdfast_storage import errors
+from holdfast_storage.per_loop import PerLoop
 from holdfast_storage.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Reply:
 
 
 class GcsSession:
-    """A session per event loop, because connections belong to the loop that made them.
+    """A session for each event loop.
 
     Args:
         settings: How the bucket is reached.
@@ -59,26 +59,12 @@ class GcsSession:
     def __init__(self, settings: GcsSettings, root: str) -> None:
         self.settings = settings
         self.root = root
-        self._systems: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = (
-            weakref.WeakKeyDictionary()
-        )
-        self._locks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._systems: PerLoop[Any] = PerLoop()
         self._place = (settings.endpoint, settings.bucket)
 
-    async def _system(self) -> Any:
-        loop = asyncio.get_running_loop()
-        lock = self._locks.setdefault(loop, asyncio.Lock())
-        async with lock:
-            found = self._systems.get(loop)
-            if found is None:
-                found = self._systems[loop] = await self._open(loop)
-            return found
-
-    async def _open(self, loop: asyncio.AbstractEventLoop) -> Any:
+    async def _open(self) -> Any:
         try:
-            made = await asyncio.to_thread(self._make, loop)
+            made = await asyncio.to_thread(self._make, asyncio.get_running_loop())
         except Exception as error:
             raise self._no_credentials(error) from error
         session = await made._set_session()
@@ -135,7 +121,7 @@ class GcsSession:
 
     async def close(self) -> None:
         """Closes the running loop's session."""
-        found = self._systems.pop(asyncio.get_running_loop(), None)
+        found = self._systems.pop()
         if found is not None and found._session is not None:
             await found._session.close()
 
@@ -186,7 +172,7 @@ class GcsSession:
         import aiohttp
 
         where = {"key": key, "root": self.root}
-        system = await self._system()
+        system = await self._systems.get(self._open)
         target = self._target(url, query)
         sent = {**await self._headers(system), **(headers or {})}
         content = io.BytesIO(data) if data is not None else None

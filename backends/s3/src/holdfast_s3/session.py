@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from holdfast_s3.settings import S3Settings
 from holdfast_s3.translation import WRONG_REGION, translate
 from holdfast_storage import errors
+from holdfast_storage.per_loop import PerLoop
 from holdfast_storage.retry import RETRYABLE, RetryPolicy
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ _EXPECTED = {
 
 
 class S3Session:
-    """A client per event loop, because connections belong to the loop that made them.
+    """A client for each event loop.
 
     Args:
         settings: How the bucket is reached.
@@ -48,24 +48,13 @@ class S3Session:
     def __init__(self, settings: S3Settings, root: str) -> None:
         self.settings = settings
         self._root = root
-        self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Any] = (
-            weakref.WeakKeyDictionary()
-        )
-        self._locks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._filesystems: PerLoop[Any] = PerLoop()
         self._place = (settings.endpoint, settings.bucket)
         self.region: str | None = settings.region
 
     async def client(self) -> Any:
         """The aiobotocore client of the running loop."""
-        loop = asyncio.get_running_loop()
-        lock = self._locks.setdefault(loop, asyncio.Lock())
-        async with lock:
-            found = self._clients.get(loop)
-            if found is None:
-                found = self._clients[loop] = await self._open()
-            return found._s3
+        return (await self._filesystems.get(self._open))._s3
 
     async def _open(self) -> Any:
         import s3fs
@@ -93,7 +82,7 @@ class S3Session:
 
     async def close(self) -> None:
         """Closes the running loop's client."""
-        found = self._clients.pop(asyncio.get_running_loop(), None)
+        found = self._filesystems.pop()
         if found is not None and found._s3 is not None:
             await found._s3creator.__aexit__(None, None, None)
 
