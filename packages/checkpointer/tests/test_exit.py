@@ -53,8 +53,8 @@ def script(tmp_path):
 
     yield start
     for process in started:
-        process.kill()
-        process.wait()
+        with process:  # waits, and closes its pipes
+            process.kill()
 
 
 def test_an_error_of_the_program_and_an_exit_in_a_thread_lose_no_save(script, tmp_path):
