@@ -171,6 +171,21 @@ def test_steps_whose_record_cannot_be_read_are_reported_marked_and_never_replace
     assert marks(backend) == []
 
 
+def test_a_newest_step_whose_record_cannot_be_read_is_none_after_the_next_save_either(place):
+    save(place, 1, 2)
+    backend = open_backend(place)
+    ask(backend.put("2/_COMMIT.json", b"{"))
+    with training.Checkpointer(place) as run:
+        assert (steps(run), list(run.quarantined)) == ([1], [2])
+        assert run.save(3, state(3))
+    again = training.Checkpointer(place)
+    assert (steps(again), list(again.quarantined)) == ([1, 3], [2])
+    assert again.quarantined[2].found_by
+    with pytest.raises(RecordUnreadableError):
+        again.save(2, state(2), force=True)
+    again.close()
+
+
 @pytest.mark.parametrize("backwards", [False, True])
 def test_half_a_copy_is_passed_over_and_taken_once_it_is_whole(place, backwards):
     save(place, 1, 2)

@@ -15,16 +15,13 @@ from holdfast_manager.engine.known import KnownSteps
 from holdfast_manager.engine.quarantine import Quarantine
 from holdfast_manager.errors import NoGoodStepError, StepNotFoundError
 from holdfast_manager.quarantine import Aside, QuarantinedStep
-from holdfast_manager.quarantine.looking import identity_of, require_items
+from holdfast_manager.quarantine.looking import identity_of, proves_damage, require_items
 from holdfast_manager.run_directory import RunDirectory
 from holdfast_manager.steps import CheckpointMetadata
-from holdfast_metadata import MetadataError, NewerFormatError
 from holdfast_storage import (
     CheckpointChangedError,
     CheckpointNotFoundError,
     DamagedCheckpointError,
-    RecordForbiddenError,
-    RecordUnreadableError,
 )
 
 _log = logging.getLogger(__name__)
@@ -307,25 +304,6 @@ def _is_same(before: Aside, now: Aside) -> bool:
     if now.told.problem == before.told.problem == "incomplete":
         return now.identity.attempt == before.identity.attempt
     return now.identity == before.identity
-
-
-def proves_damage(entry: CheckpointMetadata, error: Exception) -> bool:
-    """Whether an error says that the bytes of a step are not those that were saved.
-
-    Everything else is the caller's (a target that does not fit, an item that is not there), or
-    may pass (the network, memory, access), or wants another holdfast (a newer format).
-    """
-    if isinstance(error, DamagedCheckpointError):
-        return True
-    if isinstance(error, RecordUnreadableError):
-        newer = isinstance(error.__cause__, NewerFormatError)
-        return not newer and not isinstance(error, RecordForbiddenError)
-    # Documents of ours have digests: one that reads as saved and is none is a defect of a writer.
-    return (
-        not entry.ours
-        and isinstance(error, MetadataError)
-        and not isinstance(error, NewerFormatError)
-    )
 
 
 def _without_arrays(error: Exception) -> Exception:

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Collection
 from holdfast_manager.engine.known import KnownSteps
 from holdfast_manager.errors import StepNotQuarantinedError
 from holdfast_manager.quarantine import Aside
-from holdfast_manager.quarantine.looking import find_damage
+from holdfast_manager.quarantine.looking import find_damage, identity_of
 from holdfast_manager.quarantine.marks import is_true_still
 from holdfast_manager.run_directory import RunDirectory
-from holdfast_storage import StorageError
+from holdfast_storage import RecordUnreadableError, StorageError
 
 _log = logging.getLogger(__name__)
 
@@ -80,9 +80,15 @@ class Quarantine:
         would tell this one from a good one.
         """
         for aside in self._known.all_aside():
-            if aside.marked or not aside.entry.ours or aside.told.problem == "unreadable":
+            if aside.marked or not aside.entry.ours:
                 continue
-            error = await find_damage(self._run.backend, aside.entry)
+            try:
+                error = await find_damage(self._run.backend, aside.entry)
+            except RecordUnreadableError:
+                continue  # no damage
+            if aside.told.problem == "unreadable":  # it was not looked into
+                identity = await identity_of(self._run.backend, aside.entry)
+                aside = dataclasses.replace(aside, identity=identity)
             if error is not None and await self._run.marks.put(aside, error):
                 self._known.set_aside(dataclasses.replace(aside, marked=True))
 

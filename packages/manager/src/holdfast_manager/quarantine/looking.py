@@ -6,11 +6,18 @@ from dataclasses import dataclass
 
 from holdfast_checkpointer.engine.names import ORBAX_MARKER
 from holdfast_manager.steps import CheckpointMetadata
-from holdfast_metadata import COMMIT_FILE, canonical_json, digest_bytes
+from holdfast_metadata import (
+    COMMIT_FILE,
+    MetadataError,
+    NewerFormatError,
+    canonical_json,
+    digest_bytes,
+)
 from holdfast_metadata.orbax import ITEM_METADATA_FILE, STEP_METADATA_FILE, StepMetadata
 from holdfast_storage import (
     DamagedCheckpointError,
     IncompleteCheckpointError,
+    RecordForbiddenError,
     RecordUnreadableError,
     StorageBackend,
     keys,
@@ -55,8 +62,12 @@ async def identity_of(backend: StorageBackend, entry: CheckpointMetadata) -> Ste
 
 async def find_damage(
     backend: StorageBackend, entry: CheckpointMetadata
-) -> DamagedCheckpointError | None:
-    """What a listing or two show: missing or short files, or a manifest that is not the one."""
+) -> DamagedCheckpointError | RecordUnreadableError | None:
+    """What a listing or two show: missing or short files, a record or a manifest that is none.
+
+    Raises:
+        RecordUnreadableError: That is no damage: a newer holdfast wrote it, or access is refused.
+    """
     try:
         if entry.ours:
             await open_committed(backend, entry.name)
@@ -64,7 +75,30 @@ async def find_damage(
             await require_items(backend, entry)
     except DamagedCheckpointError as error:
         return error
+    except RecordUnreadableError as error:
+        if proves_damage(entry, error):
+            return error
+        raise
     return None
+
+
+def proves_damage(entry: CheckpointMetadata, error: Exception) -> bool:
+    """Whether an error says that the bytes of a step are not those that were saved.
+
+    Everything else is the caller's (a target that does not fit, an item that is not there), or
+    may pass (the network, memory, access), or wants another holdfast (a newer format).
+    """
+    if isinstance(error, DamagedCheckpointError):
+        return True
+    if isinstance(error, RecordUnreadableError):
+        newer = isinstance(error.__cause__, NewerFormatError)
+        return not newer and not isinstance(error, RecordForbiddenError)
+    # Documents of ours have digests: one that reads as saved and is none is a defect of a writer.
+    return (
+        not entry.ours
+        and isinstance(error, MetadataError)
+        and not isinstance(error, NewerFormatError)
+    )
 
 
 async def require_items(backend: StorageBackend, entry: CheckpointMetadata) -> None:
