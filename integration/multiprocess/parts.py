@@ -179,7 +179,21 @@ def disagree(folder: str) -> Any:
     return {name: outcome(hf.save, f"{folder}/{name}", trees[name]) for name in trees}
 
 
-PHASES = ("validation", "write", "seal", "merge", "commit")
+PHASES = ("path", "scheme", "options", "validation", "write", "seal", "merge", "commit")
+
+
+def asked(phase: str, place: str, tree: Any) -> dict[str, Any]:
+    """What is saved by the process that fails in a phase."""
+    import holdfast as hf
+
+    wrong = hf.options.MultiprocessingOptions(active_processes={0, 7})
+    given: dict[str, dict[str, Any]] = {
+        "path": {"path": 7},
+        "scheme": {"path": "nowhere://bucket/x"},
+        "options": {"context": hf.Context(multiprocessing=wrong)},
+        "validation": {"state": {**tree, "bad": object()}},
+    }
+    return {"path": place, "state": tree, **given.get(phase, {})}
 
 
 def fail(folder: str) -> Any:
@@ -195,9 +209,9 @@ def fail(folder: str) -> Any:
                 continue  # only the primary does this
             place = f"{folder}/{phase}-{culprit}"
             hit = me == culprit
-            bad = {**tree, "bad": object()} if hit and phase == "validation" else tree
             with broken(phase if hit else None):
-                found[f"{phase}-{culprit}"] = outcome(hf.save, place, bad)
+                saving = asked(phase if hit else "", place, tree)
+                found[f"{phase}-{culprit}"] = outcome(hf.save, **saving)
             found[f"{phase}-{culprit}"]["again"] = outcome(hf.save, place, tree)
     return found
 

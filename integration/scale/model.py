@@ -97,7 +97,7 @@ async def _save(me: int, processes: int, backend: FaultyBackend, service: Memory
     async def documents(area: WriteArea) -> None:
         await write_step_documents(area, "step", {"state": ""}, None, marker=True, started=0)
 
-    async with coordinator.operation("save step") as operation:
+    async with coordinator.operation("save step", call=coordinator.call()) as operation:
         joint = JointSave(operation, backend, "step", items, replace=False)
         await joint.agree()
         if operation.is_primary:

@@ -111,7 +111,7 @@ class Job:
         async def documents(area: Any) -> None:
             await write_step_documents(area, "7", {"state": ""}, None, marker=True, started=0)
 
-        async with coordinator.operation("save 7") as operation:
+        async with coordinator.operation("save 7", call=coordinator.call()) as operation:
             save = JointSave(operation, self.views[me], "7", items, replace=False)
             await save.agree()
             return await (save.lead(documents, replace=False) if me == 0 else save.follow())

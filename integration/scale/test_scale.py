@@ -9,7 +9,7 @@ from integration.scale import model
 async def test_messages_and_requests_are_a_few_for_each_process(processes):
     saved, store = await model.save(processes)
     messages, requests = sum(saved.messages.values()), sum(saved.requests.values())
-    assert messages <= 8 * processes + 20, saved
+    assert messages <= 9 * processes + 20, saved
     assert requests <= 4 * processes + 30, saved
     listings = saved.requests["walk"] + saved.requests["children"]
     assert listings <= 6, saved

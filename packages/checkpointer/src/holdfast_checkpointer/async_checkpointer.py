@@ -100,18 +100,21 @@ class AsyncCheckpointer(Checkpointer):
         says later raises at the next call that waits.
         """
         with self._turn:
-            try:
-                self._wait()
-            except BaseException as error:
-                error.add_note(f"raised by the save before; the one to {directory} was not begun")
-                raise
-            self._check_free(directory, force=force)
             self._saving = self._start(directory, positional, keyword, force, custom_metadata)
 
-    def _check_free(self, directory: str | PathLike[str], *, force: bool) -> None:
-        """One request, so that a taken destination is told at once and not in the background."""
+    def _make_ready(self, directory: str | PathLike[str], *, force: bool) -> None:
+        """Waits for the save before, and makes one request.
+
+        So a destination that is taken is told at once and not in the background.
+        """
+        try:
+            self._wait()
+        except BaseException as error:
+            error.add_note(f"raised by the save before; the one to {directory} was not begun")
+            raise
+        super()._make_ready(directory, force=force)
         chosen = self._options()
-        if not self._closed and not force and not chosen.file.skip_sync_file_validations:
+        if not force and not chosen.file.skip_sync_file_validations:
             backend, final = chosen.locate(directory)
             get_loop().run(refuse_if_taken(backend, final, replace=force))
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from holdfast_checkpointer import options
 from holdfast_checkpointer.args import CheckpointArgs, Composite
+from holdfast_checkpointer.engine.calling import call_of
 from holdfast_checkpointer.engine.layout import StoredCheckpoint
 from holdfast_checkpointer.engine.names import check_final, check_item_name, check_stored_name
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.saving import (
     Contents,
-    staged,
     start_save,
     write_checkpoint,
 )
@@ -90,20 +90,16 @@ def save_checkpointables_async(
     context: options.Context | None = None,
 ) -> AsyncResponse[None]:
     """Takes a snapshot of every item and saves in the background; see `save_async`."""
-    chosen = options.current(context)
-    refuse_tensors(chosen.checkpoint_layout, "save_checkpointables")
-    backend, final = chosen.locate(path)
-    check_final(final)
-    contents = staged(
-        lambda: stage_checkpointables(checkpointables, custom_metadata, chosen),
-        backend,
-        final,
-        chosen,
-    )
+    with call_of(lambda: options.current(context)) as call:
+        chosen = options.current(context)
+        refuse_tensors(chosen.checkpoint_layout, "save_checkpointables")
+        backend, final = chosen.locate(path)
+        check_final(final)
+        contents = stage_checkpointables(checkpointables, custom_metadata, chosen)
 
     async def write() -> None:
         await write_checkpoint(
-            backend, final, contents, replace=overwrite, force=force, context=chosen
+            backend, final, contents, replace=overwrite, force=force, context=chosen, call=call
         )
 
     return start_save(

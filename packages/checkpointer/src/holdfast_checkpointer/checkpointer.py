@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Self
 
 from holdfast_checkpointer import options
 from holdfast_checkpointer.checkpointer_options import instance_options
+from holdfast_checkpointer.engine.calling import call_of
 from holdfast_checkpointer.engine.desk import attended
 from holdfast_checkpointer.engine.layout import StoredCheckpoint, read_checkpoint
 from holdfast_checkpointer.engine.names import check_final
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.saving import (
     Contents,
-    staged,
     start_save,
     write_checkpoint,
 )
@@ -123,22 +123,19 @@ class Checkpointer:
         custom_metadata: Mapping[str, Any] | None,
     ) -> AsyncResponse[None]:
         """Validates and takes the snapshot, then writes in the background."""
-        self._check_open()
-        chosen = self._options()
-        backend, final = chosen.locate(directory)
-        check_final(final)
-
-        def contents_of() -> Contents:
+        with call_of(self._options) as call:
+            self._make_ready(directory, force=force)
+            chosen = self._options()
+            backend, final = chosen.locate(directory)
+            check_final(final)
             if custom_metadata is not None:
                 check_custom_metadata(custom_metadata)
             args = self._driven.arguments(positional, keyword, save=True)
-            return Contents(self._driven.stage_all(args, chosen), custom_metadata)
-
-        contents = staged(contents_of, backend, final, chosen)
+            contents = Contents(self._driven.stage_all(args, chosen), custom_metadata)
 
         async def write() -> None:
             await write_checkpoint(
-                backend, final, contents, replace=force, force=force, context=chosen
+                backend, final, contents, replace=force, force=force, context=chosen, call=call
             )
 
         return start_save(
@@ -148,6 +145,10 @@ class Checkpointer:
             deadline=chosen.asynchronous.timeout_secs,
             afterwards=chosen.asynchronous.post_finalization_callback,
         )
+
+    def _make_ready(self, directory: str | PathLike[str], *, force: bool) -> None:
+        """What comes before a save."""
+        self._check_open()
 
     def _options(self) -> options.Context:
         """What holds for a call that begins now."""

@@ -10,6 +10,7 @@ from os import PathLike
 from typing import Any, TypeVar
 
 from holdfast_checkpointer import options
+from holdfast_checkpointer.engine.calling import call_of
 from holdfast_checkpointer.engine.layout import StoredCheckpoint, refuse_no_checkpoint
 from holdfast_checkpointer.engine.names import (
     AUTO,
@@ -22,7 +23,6 @@ from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.saving import (
     Contents,
     refuse_if_taken,
-    staged,
     start_save,
     write_checkpoint,
 )
@@ -119,20 +119,16 @@ def save_async(
     copied, JAX arrays on accelerators are copied to the host, and JAX arrays on the CPU are
     held until they are written. No storage request is made before this returns.
     """
-    chosen = options.current(context)
-    refuse_tensors(chosen.checkpoint_layout, "save")
-    backend, final = chosen.locate(path)
-    check_final(final)
-    contents = staged(
-        lambda: stage_state(state, checkpointable_name, custom_metadata, chosen, marker=True),
-        backend,
-        final,
-        chosen,
-    )
+    with call_of(lambda: options.current(context)) as call:
+        chosen = options.current(context)
+        refuse_tensors(chosen.checkpoint_layout, "save")
+        backend, final = chosen.locate(path)
+        check_final(final)
+        contents = stage_state(state, checkpointable_name, custom_metadata, chosen, marker=True)
 
     async def write() -> None:
         await write_checkpoint(
-            backend, final, contents, replace=overwrite, force=force, context=chosen
+            backend, final, contents, replace=overwrite, force=force, context=chosen, call=call
         )
 
     return start_save(

@@ -13,9 +13,10 @@ from holdfast_checkpointer.concurrency import run_all
 from holdfast_checkpointer.engine.desk import Desk
 from holdfast_checkpointer.engine.names import ORBAX_COMMIT, ORBAX_MARKER
 from holdfast_checkpointer.engine.response import AsyncResponse
-from holdfast_checkpointer.engine.together import JointSave, operation_for, staged_together
+from holdfast_checkpointer.engine.together import JointSave, operation_for
 from holdfast_checkpointer.errors import UnsupportedOptionError
 from holdfast_checkpointer.handlers.base import Item
+from holdfast_checkpointer.multihost.calls import Call
 from holdfast_checkpointer.multihost.membership import Membership
 from holdfast_checkpointer.options import AtomicityMode, Context
 from holdfast_metadata import CommitRecord
@@ -75,15 +76,6 @@ def refuse_several_processes(context: Context) -> None:
         )
 
 
-def staged(
-    contents: Callable[[], Contents], backend: StorageBackend, final: str, context: Context
-) -> Contents:
-    """Stages a checkpoint; in a job of several processes a failure is told to the others."""
-    job = Membership.of(context.multiprocessing)
-    deadline_s = context.multiprocessing.deadline_secs
-    return staged_together(job, deadline_s, place_of(backend, final), contents)
-
-
 def start_save(contents: Contents, write: Coroutine[Any, Any, T], **about: Any) -> AsyncResponse[T]:
     """Starts to write in the background; returns once no item needs the caller any more.
 
@@ -111,6 +103,7 @@ async def write_checkpoint(
     replace: bool,
     force: bool = False,
     context: Context,
+    call: Call | None = None,
     around: Callable[[Commit], Awaitable[CommitRecord]] | None = None,
 ) -> CommitRecord:
     """Writes and commits one checkpoint, or leaves nothing.
@@ -124,6 +117,7 @@ async def write_checkpoint(
         replace: Whether the caller asked to replace a checkpoint that is there.
         force: Replace it also in a run to which another process writes.
         context: Options.
+        call: Which call of this process it is, in a job of several; see `call_of`.
         around: What the process that commits does before and after: it is given the rest of the
             work, which takes whether to replace, and awaits it. The others wait, and are told
             if it fails.
@@ -165,7 +159,7 @@ async def write_checkpoint(
         return await (around(alone) if around else alone(replace))
     deadline_s = context.multiprocessing.deadline_secs
     try:
-        async with operation_for(job, deadline_s, place_of(backend, final)) as operation:
+        async with operation_for(job, deadline_s, place_of(backend, final), call) as operation:
             save = JointSave(operation, backend, final, contents.items, replace)
             await save.agree()
             if not job.is_primary:

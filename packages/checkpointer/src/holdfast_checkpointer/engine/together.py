@@ -14,11 +14,12 @@ import logging
 import zlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from holdfast_checkpointer.concurrency import run_all
 from holdfast_checkpointer.engine.names import METRICS
 from holdfast_checkpointer.handlers.base import Item, ItemRecord
+from holdfast_checkpointer.multihost.calls import Call
 from holdfast_checkpointer.multihost.errors import (
     CoordinationError,
     DisagreementError,
@@ -32,9 +33,7 @@ from holdfast_metadata import ATTEMPT_FILE, AttemptMark, CommitRecord, ManifestE
 from holdfast_storage import ObjectNotFoundError, StorageBackend, WriteArea, keys
 from holdfast_storage.commit import Fellows, Transaction, read_record, take_part, write_attempt
 from holdfast_storage.commit.staging import StagingArea
-from holdfast_storage.loop import get_loop
 
-T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _STOPPING_PATIENCE_S = 10.0
 _VISIBLE_WITHIN_S = 5.0
@@ -42,29 +41,10 @@ _SHOWN = 20
 Documents = Callable[[WriteArea], Awaitable[None]]
 
 
-def operation_for(job: Membership, deadline_s: float, place: str) -> Operation:
+def operation_for(job: Membership, deadline_s: float, place: str, call: Call | None) -> Operation:
     """The save to one place, in which all processes meet."""
-    return job.coordinator(deadline_s).operation(f"save {place}", what=f"the save of {place}")
-
-
-def staged_together(job: Membership, deadline_s: float, place: str, stage: Callable[[], T]) -> T:
-    """Stages on this process; if that fails, the others are told and do not wait for it."""
-    if job.alone:
-        return stage()
-    try:
-        return stage()
-    except BaseException as error:  # Ctrl-C too: the others would wait for it until the deadline
-        get_loop().run(_tell(operation_for(job, deadline_s, place), error))
-        raise
-
-
-async def _tell(operation: Operation, error: BaseException) -> None:
-    """Only tells: raised on the storage loop, an interrupt would end it."""
-    async with operation:
-        operation.enter("the validation")
-        if isinstance(error, RemoteProcessError):  # of an earlier save; nobody else tells of it
-            error = CoordinationError(str(error))
-        await operation.fail(error)
+    coordinator = job.coordinator(deadline_s)
+    return coordinator.operation(f"save {place}", what=f"the save of {place}", call=call)
 
 
 @dataclass

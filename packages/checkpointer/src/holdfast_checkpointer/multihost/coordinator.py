@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import collections
+import functools
 import hashlib
 import threading
 from collections.abc import Sequence
 
+from holdfast_checkpointer.multihost.board import Board
+from holdfast_checkpointer.multihost.calls import Call
+from holdfast_checkpointer.multihost.numbers import Numbers
 from holdfast_checkpointer.multihost.operation import Operation
 from holdfast_checkpointer.multihost.service import KeyValueService
 
 _PREFIX = "holdfast"
+_numbers = Numbers()
 
 
 class Coordinator:
@@ -50,16 +54,18 @@ class Coordinator:
         self._deadline_s = deadline_s
         self._prefix = prefix
 
-    def operation(self, name: str, *, what: str = "") -> Operation:
+    def operation(self, name: str, *, what: str = "", call: Call | None = None) -> Operation:
         """Begins one, to be entered with `async with`.
 
         Args:
             name: The same on every process; no two operations of one name at a time.
             what: For messages; the name by default.
+            call: The call that it is part of. If that is void on one process before the others
+                have met it here, it was never begun.
         """
-        who = ",".join(map(str, self.processes))
-        place = hashlib.sha256(f"{self._prefix}\n{who}\n{name}".encode()).hexdigest()[:24]
-        number = _numbers.next(f"{place}/{self.me}")
+        place = self._hashed(name)
+        mine = f"{place}/{self.me}"
+        number = _numbers.next(mine)
         return Operation(
             self._service,
             f"{_PREFIX}/{place}/{number}",
@@ -68,20 +74,23 @@ class Coordinator:
             processes=self.processes,
             primary=self.primary,
             deadline_s=self._deadline_s,
+            board=Board(self._service, f"{_PREFIX}/{self._hashed('board')}", self.me),
+            call=call,
+            forget=functools.partial(_numbers.give_back, mine, number),
         )
 
+    def call(self) -> Call:
+        """The next call of this process that all make, by its number.
 
-class _Numbers:
-    """How often each operation was begun in this process."""
+        Those of the main thread are counted for themselves: there the order is the program's.
+        """
+        main = threading.current_thread() is threading.main_thread()
+        place = self._hashed("calls of the main thread" if main else "calls of other threads")
+        number = _numbers.next(f"{place}/{self.me}")
+        return Call(
+            self._service, f"{_PREFIX}/{place}/{number}", me=self.me, processes=self.processes
+        )
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._count: collections.Counter[str] = collections.Counter()
-
-    def next(self, place: str) -> int:
-        with self._lock:
-            self._count[place] += 1
-            return self._count[place]
-
-
-_numbers = _Numbers()
+    def _hashed(self, name: str) -> str:
+        who = ",".join(map(str, self.processes))
+        return hashlib.sha256(f"{self._prefix}\n{who}\n{name}".encode()).hexdigest()[:24]

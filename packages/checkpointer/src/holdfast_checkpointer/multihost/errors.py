@@ -89,15 +89,33 @@ class ProcessStalledError(HoldfastError, TimeoutError):
         phase: What they were waited for.
     """
 
-    def __init__(self, what: str, phase: str, processes: Sequence[int], deadline_s: float) -> None:
+    def __init__(
+        self,
+        what: str,
+        phase: str,
+        processes: Sequence[int],
+        deadline_s: float,
+        elsewhere: Mapping[int, str] | None = None,
+    ) -> None:
         names = ", ".join(map(str, processes[:20])) + (", ..." if len(processes) > 20 else "")
         which = "process" if len(processes) == 1 else "processes"
         super().__init__(
             f"{what}: {which} {names} did not come to {phase} and made no progress for "
-            f"{deadline_s:g} s"
+            f"{deadline_s:g} s{_where(elsewhere or {})}"
         )
         self.processes = tuple(processes)
         self.phase = phase
+
+
+def _where(elsewhere: Mapping[int, str]) -> str:
+    """Where processes are that do not come, as far as they have said so."""
+    places: dict[str, list[int]] = {}
+    for process, what in sorted(elsewhere.items()):
+        places.setdefault(what, []).append(process)
+    return "".join(
+        f"; process {', '.join(map(str, who[:20]))} waits in {what}"
+        for what, who in list(places.items())[:5]
+    )
 
 
 class JobError(HoldfastError, ValueError):

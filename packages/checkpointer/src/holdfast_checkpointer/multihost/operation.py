@@ -4,6 +4,10 @@ Every operation has one key, `end`, that is set once: by the primary with the re
 whichever process fails first with a report. Every process waits for it from the beginning,
 so a failure reaches all others at once, whatever they are doing. Inside, values go to the
 primary (`gather`) and from it (`broadcast`): two messages for each process and phase.
+
+A process that fails before it knows that all have met says so of its `Call`, where those hear
+it that wait here and those that have not come. Then the operation was never begun: each
+process removes what it has put, and the next one of the name has the same keys.
 """
 
 from __future__ import annotations
@@ -17,8 +21,11 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from holdfast_checkpointer import progress
+from holdfast_checkpointer.multihost.board import Board, Place
+from holdfast_checkpointer.multihost.calls import Call
 from holdfast_checkpointer.multihost.errors import (
     CoordinationError,
+    DisagreementError,
     FailureReport,
     ProcessStalledError,
     RemoteProcessError,
@@ -29,6 +36,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _FAILED, _DONE = b"F", b"D"
 _SLICE_S = 30.0
+_LONG_S = 2.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.5
 
 
@@ -46,6 +54,9 @@ class Operation:
         processes: Those that take part.
         primary: The one that decides.
         deadline_s: How long a process is waited for that makes no progress, in seconds.
+        board: Where this process shows that it waits.
+        call: The call of which this is a part, if it is one that all processes make.
+        forget: Takes back that this was begun.
     """
 
     def __init__(
@@ -58,6 +69,9 @@ class Operation:
         processes: Sequence[int],
         primary: int,
         deadline_s: float,
+        board: Board,
+        call: Call | None = None,
+        forget: Callable[[], None] = lambda: None,
     ) -> None:
         self._service = service
         self._key = key
@@ -67,6 +81,13 @@ class Operation:
         self.primary = primary
         self._deadline_s = deadline_s
         self._phase = "its beginning"
+        self._board = board
+        self._place = Place(key, "" if call is None else call.key, what)
+        self._call = call
+        self._forget = forget
+        self._met = call is None
+        self._word: asyncio.Task[FailureReport | None] | None = None
+        self._puts: dict[str, asyncio.Task[None]] = {}
         self._end: asyncio.Task[bytes] | None = None
         self._steps = 0
         self._published = 0
@@ -80,6 +101,8 @@ class Operation:
 
     async def __aenter__(self) -> Self:
         self._end = asyncio.create_task(self._watch())
+        if self._call is not None and len(self.processes) > 1:
+            self._word = asyncio.create_task(self._call.word())
         self._ticker = asyncio.create_task(self._tick())
         self._listening = progress.listen(self.advance)
         return self
@@ -94,15 +117,55 @@ class Operation:
         assert self._ticker is not None
         self._ticker.cancel()
         progress.forget(self._listening)
-        if error is not None:
+        never_begun = error is not None and await self._is_void(error)
+        if error is not None and not never_begun:
             await self.fail(error)
-        self._end.cancel()
-        await asyncio.wait([self._end])
+        for watch in (watches := self._watches):
+            watch.cancel()
+        if watches:
+            await asyncio.wait(watches)
+        if not isinstance(error, ProcessStalledError):  # those that stall as well read it
+            await self._board.take_down()
         with contextlib.suppress(CoordinationError):
-            if error is not None and not self.is_primary:
-                await self._service.put(f"{self._key}/stopped/{self.me}", b"", overwrite=True)
-            if await self._service.increment(f"{self._key}/left") == len(self.processes):
-                await self._service.delete(self._key)
+            await (self._take_back() if never_begun else self._leave(failed=error is not None))
+
+    @property
+    def _watches(self) -> list[asyncio.Task[Any]]:
+        """What this process still waits to hear."""
+        return [task for task in (self._end, self._word) if task is not None and not task.done()]
+
+    async def _is_void(self, error: BaseException) -> bool:
+        """Whether the call of this is void, which an error before all have met makes it."""
+        if self._met or self._call is None:
+            return False
+        if self._word is None or not self._word.done() or self._word.exception() is not None:
+            return await self._call.void(error, self._phase)
+        if self._word.result() is None:
+            return False
+        await self._call.heard()
+        return True
+
+    async def _take_back(self) -> None:
+        """Removes what this process has put, so that the name can be used again."""
+        self._forget()
+        if self._puts:  # one that was abandoned may still be under way
+            await asyncio.wait(self._puts.values(), timeout=_SLICE_S)
+        for key in self._puts:
+            await self._service.delete(key)
+
+    async def _leave(self, *, failed: bool) -> None:
+        if failed and not self.is_primary:
+            await self._put(f"{self._key}/stopped/{self.me}", b"")
+        if await self._service.increment(f"{self._key}/left") == len(self.processes):
+            await self._service.delete(self._key)
+            if self._call is not None:
+                await self._call.forget()
+
+    async def _put(self, key: str, value: bytes) -> None:
+        """Sets a key that nobody else sets; one whose reply was lost may be sent once more."""
+        task = asyncio.create_task(self._service.put(key, value, overwrite=True))
+        self._puts[key] = task
+        await asyncio.shield(task)
 
     async def fail(self, error: BaseException) -> None:
         """Tells the others of a failure, unless another one was told first."""
@@ -154,12 +217,18 @@ class Operation:
         """
         self.enter(phase)
         if not self.is_primary:
-            # Nobody else sets this key: a put whose reply was lost may be sent once more.
-            put = self._service.put(self._at(phase, self.me), value, overwrite=True)
-            await self.until_failure(put)
+            await self.until_failure(self._put(self._at(phase, self.me), value))
             return None
         others = await self.until_failure(self._collect(phase))
+        await self._meet()
         return {**others, self.me: value}
+
+    async def _meet(self) -> None:
+        if not self._met and self._call is not None:
+            void = await self.until_failure(self._call.meet())
+            if void is not None:
+                raise void.as_error(self._what)
+        self._met = True
 
     async def broadcast(self, phase: str, value: bytes | None = None) -> bytes:
         """Gives a value of the primary to every process.
@@ -173,9 +242,11 @@ class Operation:
         if self.is_primary:
             assert value is not None
             if len(self.processes) > 1:
-                await self.until_failure(self._service.put(key, value, overwrite=True))
+                await self.until_failure(self._put(key, value))
             return value
-        return await self.until_failure(self._await_value(key, phase))
+        found = await self.until_failure(self._await_value(key, phase))
+        self._met = True
+        return found
 
     async def vote(
         self, phase: str, ballot: bytes, judge: Callable[[dict[int, bytes]], bytes]
@@ -230,7 +301,7 @@ class Operation:
         wanted = set(self.processes) - {self.me}
         prefix = f"{self._key}/{phase}/from"
         patience = _Patience(self._deadline_s)
-        pause = _FIRST_PAUSE_S
+        pause, look = _FIRST_PAUSE_S, time.monotonic() + 2 * _LONG_S
         while wanted:
             found = await self._service.list(prefix)
             by_process = {int(key.rpartition("/")[2]): value for key, value in found.items()}
@@ -239,6 +310,9 @@ class Operation:
                 return {process: by_process[process] for process in wanted}
             if patience.saw(len(by_process)):
                 self.advance()
+            if not self._met and time.monotonic() > look:
+                await self._require_same_place(missing)
+                look = time.monotonic() + 2 * _LONG_S
             if patience.is_short:
                 await self._look_at_progress(missing, patience, phase)
             await asyncio.sleep(pause)
@@ -250,8 +324,32 @@ class Operation:
         said = {int(key.rpartition("/")[2]): value for key, value in found.items()}
         stalled = patience.stalled({process: said.get(process) for process in missing})
         if stalled:
-            raise ProcessStalledError(self._what, phase, stalled, self._deadline_s)
+            await self._raise_stalled(phase, stalled)
         self.advance()
+
+    async def _raise_stalled(self, phase: str, stalled: Sequence[int]) -> None:
+        places = {}
+        with contextlib.suppress(CoordinationError):
+            places = await self._board.read()
+        elsewhere = {
+            process: places[process].what
+            for process in stalled
+            if process in places and places[process].operation != self._key
+        }
+        raise ProcessStalledError(self._what, phase, stalled, self._deadline_s, elsewhere)
+
+    async def _require_same_place(self, missing: set[int]) -> None:
+        """Refuses to wait for those that wait for this process elsewhere, in the same call.
+
+        Raises:
+            DisagreementError: On all of them; it names the places.
+        """
+        for process, place in sorted((await self._board.read()).items()):
+            if process in missing and place.call == self._place.call:
+                raise DisagreementError(
+                    f"the processes do not save to the same place: process {self.me} is in "
+                    f"{self._what}, process {process} in {place.what}; nothing was written"
+                )
 
     async def _await_value(self, key: str, phase: str) -> bytes:
         patience = _Patience(self._deadline_s)
@@ -264,8 +362,13 @@ class Operation:
     async def _await_end(self) -> bytes:
         assert self._end is not None
         patience = _Patience(self._deadline_s)
-        while not (await asyncio.wait([self._end], timeout=self._slice_s))[0]:
-            await self._require_primary(patience, "the end")
+        while not self._end.done():
+            self._raise_if_failed()
+            await asyncio.wait(
+                self._watches, timeout=self._slice_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not self._end.done():
+                await self._require_primary(patience, "the end")
         self._raise_if_failed()
         return self._end.result()[1:]
 
@@ -278,7 +381,7 @@ class Operation:
         found = await self._service.list(f"{self._key}/progress")
         said = found.get(f"{self._key}/progress/{self.primary}")
         if patience.stalled({self.primary: said}):
-            raise ProcessStalledError(self._what, phase, [self.primary], self._deadline_s)
+            await self._raise_stalled(phase, [self.primary])
 
     async def _watch(self) -> bytes:
         while True:
@@ -297,10 +400,10 @@ class Operation:
         assert self._end is not None
         task = asyncio.ensure_future(work)
         try:
-            if not self._end.done():
-                await asyncio.wait([task, self._end], return_when=asyncio.FIRST_COMPLETED)
-            if self._end.done():
+            while not task.done():
                 self._raise_if_failed()
+                await asyncio.wait([task, *self._watches], return_when=asyncio.FIRST_COMPLETED)
+            self._raise_if_failed()
             return await task
         except BaseException:
             task.cancel()
@@ -317,22 +420,29 @@ class Operation:
         await self.until_failure(asyncio.sleep(0))
 
     def _raise_if_failed(self) -> None:
-        assert self._end is not None
-        said = self._end.result()
-        if said[:1] == _DONE:
+        if self._word is not None and self._word.done() and not self._met:
+            void = self._word.result()
+            if void is not None:
+                raise void.as_error(self._what)
+        if self._end is None or not self._end.done():
             return
-        raise FailureReport.from_bytes(said[1:]).as_error(self._what)
+        said = self._end.result()
+        if said[:1] == _FAILED:
+            raise FailureReport.from_bytes(said[1:]).as_error(self._what)
 
     async def _tick(self) -> None:
         """Publishes progress, a few times within the deadline of those that wait."""
+        await asyncio.sleep(min(_LONG_S, self._deadline_s / 4))
+        if not self._met:
+            await self._board.show(self._place)
         while True:
             await asyncio.sleep(self._deadline_s / 4)
+            await self._board.show(self._place)
             if self._steps == self._published:
                 continue
             self._published = self._steps
             with contextlib.suppress(CoordinationError):
-                key = f"{self._key}/progress/{self.me}"
-                await self._service.put(key, str(self._steps).encode(), overwrite=True)
+                await self._put(f"{self._key}/progress/{self.me}", str(self._steps).encode())
 
 
 class _Patience:

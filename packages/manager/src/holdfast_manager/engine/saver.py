@@ -9,15 +9,16 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from holdfast_checkpointer.engine.calling import call_of
 from holdfast_checkpointer.engine.removal import remove_item
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.saving import (
     Commit,
     Contents,
     attended,
-    staged,
     write_checkpoint,
 )
+from holdfast_checkpointer.multihost.calls import Call
 from holdfast_checkpointer.options import Context
 from holdfast_manager.engine import termination
 from holdfast_manager.engine.decisions import Decisions
@@ -119,21 +120,18 @@ class Saver:
             if decision.skip:
                 return SaveResponse.declined(step, decision.skip)
             name, what = decision.name, f"the save of step {step} in {self._run.label}"
-
-            def ready() -> Contents:
+            with call_of(lambda: self._context) as call:
                 self._wait_for_what_runs()
                 self._raise_earlier_failure(f"step {step} was not saved")
                 termination.require_time(what)
-                return stage()
-
-            contents = staged(ready, self._run.backend, name, self._context)
+                contents = stage()
             # The caller may change them meanwhile.
             kept = copy.deepcopy(metrics) if self._job.alone else decision.metrics
             response = attended(
                 contents,
                 lambda: SaveResponse(
                     step,
-                    self._write(step, name, contents, kept, overwrite=overwrite),
+                    self._write(step, name, contents, kept, call, overwrite=overwrite),
                     what=what,
                     deadline=self._context.asynchronous.timeout_secs,
                     afterwards=self._context.asynchronous.post_finalization_callback,
@@ -350,6 +348,7 @@ class Saver:
         name: str,
         contents: Contents,
         metrics: Mapping[str, Any] | None,
+        call: Call | None,
         *,
         overwrite: bool,
     ) -> SaveResult:
@@ -367,6 +366,7 @@ class Saver:
             contents,
             replace=overwrite,
             context=self._context,
+            call=call,
             around=around,
         )
         if self._job.decides:
