@@ -12,7 +12,7 @@ from integration.multiprocess import job
 WRONG = {
     "path": ("TypeError", "TypeError", "got int"),
     "scheme": ("ValueError", "ValueError", "nowhere"),
-    "options": ("ValueError", "ValueError", "active_processes"),
+    "options": ("ValueError", "ValueError", "names the processes [7]"),
     "validation": ("UnsupportedLeafError", "ValueError", "bad"),
 }
 

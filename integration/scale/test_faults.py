@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,7 +27,7 @@ from holdfast_storage.testing.tables import TableBackend
 from integration.scale.model import Part
 
 PROCESSES = 3
-DEADLINE_S = 0.4
+DEADLINE_S = 1.0
 TOO_LONG_S = 20.0
 
 
@@ -70,6 +72,7 @@ class Job:
     services: list[Service] = field(default_factory=list)
     tasks: list[asyncio.Task[CommitRecord]] = field(default_factory=list)
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    number: int = field(default_factory=functools.partial(next, itertools.count()))
 
     async def run(self) -> list[Any]:
         """What each process returned or raised; None for the dead."""
@@ -104,7 +107,7 @@ class Job:
             processes=range(PROCESSES),
             primary=0,
             deadline_s=DEADLINE_S,
-            prefix=str(id(self)),
+            prefix=f"job {self.number}",
         )
         items = {"state": Item(Part(me), "a handler")}
 

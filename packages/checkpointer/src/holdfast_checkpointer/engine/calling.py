@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
+import jax
+
 from holdfast_checkpointer.multihost.calls import Call
 from holdfast_checkpointer.multihost.membership import Membership
 from holdfast_checkpointer.options import Context, MultiprocessingOptions
@@ -34,10 +36,13 @@ def call_of(choose: Callable[[], Context]) -> Iterator[Call | None]:
 
 
 def _begin(choose: Callable[[], Context]) -> Call | None:
-    default = MultiprocessingOptions()
-    try:
-        chosen = choose().multiprocessing
-        job = Membership.of(chosen)
-    except (TypeError, ValueError):  # the block meets it again; who takes part is not known
-        chosen, job = default, Membership.of(default)
+    chosen = MultiprocessingOptions()
+    with contextlib.suppress(TypeError, ValueError):  # the block meets it again
+        asked = choose().multiprocessing
+        asked.check_against(jax.process_count())
+        chosen = asked
+    active = chosen.active_processes
+    if active is not None and jax.process_index() not in active:
+        return None  # refused in the block; those that take part do not wait for it
+    job = Membership.of(chosen)
     return None if job.alone else job.coordinator(chosen.deadline_secs).call()

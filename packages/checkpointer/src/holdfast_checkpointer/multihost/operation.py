@@ -156,10 +156,13 @@ class Operation:
     async def _leave(self, *, failed: bool) -> None:
         if failed and not self.is_primary:
             await self._put(f"{self._key}/stopped/{self.me}", b"")
-        if await self._service.increment(f"{self._key}/left") == len(self.processes):
+        last = await self._service.increment(f"{self._key}/left") == len(self.processes)
+        if last:
             await self._service.delete(self._key)
-            if self._call is not None:
-                await self._call.forget()
+        # The primary has decided the call; who takes part in several at once may number them
+        # differently. After a failure the last is asked, for others may look at the word yet.
+        if self._call is not None and (last if failed else self.is_primary):
+            await self._call.forget()
 
     async def _put(self, key: str, value: bytes) -> None:
         """Sets a key that nobody else sets; one whose reply was lost may be sent once more."""
