@@ -9,16 +9,18 @@ Until `finalize` nothing is visible at the path; then everything is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any
 
 from holdfast_checkpointer import options
 from holdfast_checkpointer.checkpointables import stage_checkpointables
 from holdfast_checkpointer.engine import partial as engine
+from holdfast_checkpointer.engine.calling import call_of
 from holdfast_checkpointer.engine.names import STATE, check_final
 from holdfast_checkpointer.engine.response import AsyncResponse
-from holdfast_checkpointer.engine.saving import Contents, refuse_several_processes, start_save
+from holdfast_checkpointer.engine.saving import Contents, place_of, start_save
+from holdfast_checkpointer.engine.together import by_primary
 from holdfast_checkpointer.functions import stage_state
 from holdfast_checkpointer.safetensors.options import refuse_tensors
 
@@ -35,7 +37,8 @@ def save(
 ) -> None:
     """Saves a part of a PyTree, durable on return; it becomes visible with `finalize`.
 
-    Parts may come from any process and after any restart; those that nobody adds to for
+    Parts may come from any process and after any restart, and in a job of several each part from
+    all of them; those that nobody adds to for
     seven days are given up by the next sweep. Two parts cannot hold the same leaf, and no
     leaf can lie where another part has a leaf, None or an empty container.
 
@@ -85,11 +88,12 @@ def save_async(
 
     Wait for it before `finalize`: a part that comes later is refused.
     """
-    chosen = options.current(context)
-    refuse_several_processes(chosen)
-    refuse_tensors(chosen.checkpoint_layout, "partial.save")
-    contents = stage_state(state, checkpointable_name, custom_metadata, chosen, marker=True)
-    return _save(path, contents, chosen)
+
+    def stage(chosen: options.Context) -> Contents:
+        refuse_tensors(chosen.checkpoint_layout, "partial.save")
+        return stage_state(state, checkpointable_name, custom_metadata, chosen, marker=True)
+
+    return _save(path, stage, context)
 
 
 def save_checkpointables(
@@ -116,21 +120,27 @@ def save_checkpointables_async(
     context: options.Context | None = None,
 ) -> AsyncResponse[None]:
     """Takes a snapshot and saves in the background; see `save_checkpointables`."""
-    chosen = options.current(context)
-    refuse_several_processes(chosen)
-    refuse_tensors(chosen.checkpoint_layout, "partial.save_checkpointables")
-    contents = stage_checkpointables(checkpointables, custom_metadata, chosen)
-    return _save(path, contents, chosen)
+
+    def stage(chosen: options.Context) -> Contents:
+        refuse_tensors(chosen.checkpoint_layout, "partial.save_checkpointables")
+        return stage_checkpointables(checkpointables, custom_metadata, chosen)
+
+    return _save(path, stage, context)
 
 
-def _save(path: Path, contents: Contents, context: options.Context) -> AsyncResponse[None]:
-    backend, final = context.locate(path)
-    check_final(final)
+def _save(
+    path: Path, stage: Callable[[options.Context], Contents], context: options.Context | None
+) -> AsyncResponse[None]:
+    with call_of(lambda: options.current(context)) as call:
+        chosen = options.current(context)
+        contents = stage(chosen)
+        backend, final = chosen.locate(path)
+        check_final(final)
     return start_save(
         contents,
-        engine.save_part(backend, final, contents, context),
+        engine.save_part(backend, final, contents, chosen, call),
         what=f"the save of a part of {path}",
-        deadline=context.asynchronous.timeout_secs,
+        deadline=chosen.asynchronous.timeout_secs,
     )
 
 
@@ -138,7 +148,8 @@ def finalize(path: Path, *, context: options.Context | None = None) -> None:
     """Commits what was saved in parts as one ordinary checkpoint: all of it, or nothing yet.
 
     No array is read: chunks are linked or copied as they are, with their digests. After a
-    crash at any point call it again; nothing is lost, and nothing is done twice.
+    crash at any point call it again; nothing is lost, and nothing is done twice. In a job of
+    several processes the primary does it, and those that call it, too, wait.
 
     Args:
         path: What `save` was given.
@@ -157,11 +168,14 @@ def finalize(path: Path, *, context: options.Context | None = None) -> None:
         holdfast_storage.errors.CheckpointNotFoundError: nothing was saved here ...
     """
     chosen = options.current(context)
-    refuse_several_processes(chosen)
     backend, final = chosen.locate(path)
     check_final(final)
+
+    async def merge() -> None:
+        await engine.finalize(backend, final)
+
     AsyncResponse(
-        engine.finalize(backend, final),
+        by_primary(chosen, "finalization", place_of(backend, final), merge),
         what=f"the finalization of {path}",
         deadline=chosen.asynchronous.timeout_secs,
         afterwards=chosen.asynchronous.post_finalization_callback,

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast_checkpointer.engine.layout import StoredCheckpoint, read_checkpoint
-from holdfast_checkpointer.engine.saving import Contents, write_checkpoint, write_step_documents
+from holdfast_checkpointer.engine.saving import (
+    Contents,
+    discard,
+    documents_of,
+    place_of,
+    write_checkpoint,
+    write_step_documents,
+)
+from holdfast_checkpointer.engine.together import JointSave, operation_for
 from holdfast_checkpointer.errors import PartialSaveReplacementError
 from holdfast_checkpointer.items.merged import ItemPart, merge_items
 from holdfast_checkpointer.items.stored import open_item
+from holdfast_checkpointer.multihost.calls import Call
+from holdfast_checkpointer.multihost.membership import Membership
 from holdfast_checkpointer.options import Context
 from holdfast_checkpointer.trees.joining import join
-from holdfast_metadata import TREE_FILE, Node
+from holdfast_metadata import TREE_FILE, CommitRecord, Node
 from holdfast_metadata.partial import PARTIAL_FILE
 from holdfast_storage import (
     CheckpointNotFoundError,
@@ -42,7 +53,7 @@ from holdfast_storage.commit import (
 )
 
 _log = logging.getLogger(__name__)
-_DATABASE = ("manifest.ocdbt", "d/")
+_DATABASE = ("manifest.ocdbt", "d/", "ocdbt.process_")  # several processes have one each
 
 
 @dataclass
@@ -77,14 +88,50 @@ class _Together:
 
 
 async def save_part(
-    backend: StorageBackend, final: str, contents: Contents, context: Context
+    backend: StorageBackend, final: str, contents: Contents, context: Context, call: Call | None
 ) -> None:
-    """Saves one part of a checkpoint; see `partial.save`."""
+    """Saves one part of a checkpoint, in all processes of the job; see `partial.save`."""
+    job = Membership.of(context.multiprocessing)
+    if job.alone:
+
+        async def save(place: str) -> CommitRecord:
+            return await write_checkpoint(backend, place, contents, replace=False, context=context)
+
+        await _add_part(backend, final, contents, save)
+        return
+    deadline_s = context.multiprocessing.deadline_secs
+    try:
+        async with operation_for(job, deadline_s, place_of(backend, final), call) as operation:
+            joint = JointSave(operation, backend, final, contents.items, replace=False)
+            await joint.agree()
+            if not job.is_primary:
+                await joint.follow()
+                return
+            operation.enter("the look at the other parts")
+
+            async def lead(place: str) -> CommitRecord:
+                part = dataclasses.replace(joint, final=place)
+                return await part.lead(documents_of(contents, place), replace=False)
+
+            record = await _add_part(backend, final, contents, lead)
+            await operation.conclude(record.to_bytes())
+    finally:
+        await discard(contents)
+
+
+async def _add_part(
+    backend: StorageBackend,
+    final: str,
+    contents: Contents,
+    write: Callable[[str], Awaitable[CommitRecord]],
+) -> CommitRecord:
+    """Compares with the other parts, writes this one at a place, and makes it count."""
     await _refuse_if_there(backend, final)
     trees = {name: item.staged.tree for name, item in contents.items.items()}
     mine = _Together()
     mine.add(trees, contents.custom_metadata or {})
     session = await read_session(backend, final)
+    written: list[CommitRecord] = []
 
     async def admit(parts: Sequence[str]) -> None:
         for part in parts:
@@ -94,10 +141,11 @@ async def save_part(
                 raise PartialSaveReplacementError(problems)
 
     async def save(place: str) -> str:
-        record = await write_checkpoint(backend, place, contents, replace=False, context=context)
-        return str(record.attempt)
+        written.append(await write(place))
+        return str(written[0].attempt)
 
     await add_part(backend, final, save, admit)
+    return written[0]
 
 
 async def _refuse_if_there(backend: StorageBackend, final: str) -> None:

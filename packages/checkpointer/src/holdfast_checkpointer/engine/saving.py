@@ -60,22 +60,6 @@ class Contents:
         return "" in self.items
 
 
-def refuse_several_processes(context: Context) -> None:
-    """Stops before anything is written what only one process can do in this version.
-
-    Raises:
-        NotImplementedError: The job runs on more than one JAX process.
-        ValueError: The context names processes that the job does not have.
-    """
-    job = Membership.of(context.multiprocessing)
-    if not job.alone:
-        raise NotImplementedError(
-            f"this version of holdfast does this in one JAX process; this job has "
-            f"{len(job.processes)}. Nothing was written. What several can do together: save, "
-            "save_checkpointables, Checkpointer.save, and the checkpoints of a run"
-        )
-
-
 def start_save(contents: Contents, write: Coroutine[Any, Any, T], **about: Any) -> AsyncResponse[T]:
     """Starts to write in the background; returns once no item needs the caller any more.
 
@@ -132,18 +116,7 @@ async def write_checkpoint(
         DestinationOccupiedError: Something that is no checkpoint is there.
         CommitUnknownError: The outcome could not be read back; nothing was deleted.
     """
-    started = time.time_ns()
-
-    async def documents(area: WriteArea) -> None:
-        handlers: Any = {name: item.recorded_as for name, item in contents.items.items()}
-        await write_step_documents(
-            area,
-            final,
-            handlers[""] if contents.flat else handlers,
-            contents.custom_metadata,
-            marker=contents.marker,
-            started=started,
-        )
+    documents = documents_of(contents, final)
 
     async def write(area: WriteArea) -> None:
         await _write_items(area, contents)
@@ -169,11 +142,31 @@ async def write_checkpoint(
 
             async def lead(replaces: bool) -> CommitRecord:
                 await refuse_if_taken(backend, final, replace=replaces, force=force)
-                return await save.lead(documents, replace=replaces)
+                record = await save.lead(documents, replace=replaces)
+                await operation.conclude(record.to_bytes())
+                return record
 
             return await (around(lead) if around else lead(replace))
     finally:
-        await _discard(contents)
+        await discard(contents)
+
+
+def documents_of(contents: Contents, final: str) -> Callable[[WriteArea], Awaitable[None]]:
+    """Writes what describes a checkpoint whose save begins now; see `write_step_documents`."""
+    started = time.time_ns()
+
+    async def write(area: WriteArea) -> None:
+        handlers: Any = {name: item.recorded_as for name, item in contents.items.items()}
+        await write_step_documents(
+            area,
+            final,
+            handlers[""] if contents.flat else handlers,
+            contents.custom_metadata,
+            marker=contents.marker,
+            started=started,
+        )
+
+    return write
 
 
 def place_of(backend: StorageBackend, final: str) -> str:
@@ -224,10 +217,11 @@ async def _write_items(area: WriteArea, contents: Contents) -> None:
     try:
         await run_all(one(name, item) for name, item in contents.items.items())
     finally:
-        await _discard(contents)
+        await discard(contents)
 
 
-async def _discard(contents: Contents) -> None:
+async def discard(contents: Contents) -> None:
+    """Removes what items hold outside of what was written."""
     for item in contents.items.values():
         await item.staged.discard()
 

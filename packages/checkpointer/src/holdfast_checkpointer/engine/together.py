@@ -29,6 +29,7 @@ from holdfast_checkpointer.multihost.errors import (
 )
 from holdfast_checkpointer.multihost.membership import Membership
 from holdfast_checkpointer.multihost.operation import Operation
+from holdfast_checkpointer.options import Context
 from holdfast_metadata import ATTEMPT_FILE, AttemptMark, CommitRecord, ManifestEntry, digest_bytes
 from holdfast_storage import ObjectNotFoundError, StorageBackend, WriteArea, keys
 from holdfast_storage.commit import Fellows, Transaction, read_record, take_part, write_attempt
@@ -45,6 +46,37 @@ def operation_for(job: Membership, deadline_s: float, place: str, call: Call | N
     """The save to one place, in which all processes meet."""
     coordinator = job.coordinator(deadline_s)
     return coordinator.operation(f"save {place}", what=f"the save of {place}", call=call)
+
+
+async def by_primary(
+    context: Context, name: str, place: str, work: Callable[[], Awaitable[None]]
+) -> None:
+    """Does on the primary what takes one process; the others wait, and are told if it fails.
+
+    The primary waits for nobody, so it may be the only one that calls this.
+
+    Args:
+        context: Options.
+        name: What is done.
+        place: To what.
+        work: Does it.
+
+    Raises:
+        RemoteProcessError: It failed on the primary.
+        ProcessStalledError: The primary did not come.
+    """
+    job = Membership.of(context.multiprocessing)
+    if job.alone:
+        await work()
+        return
+    coordinator = job.coordinator(context.multiprocessing.deadline_secs)
+    async with coordinator.operation(f"{name} {place}", what=f"the {name} of {place}") as operation:
+        if not job.is_primary:
+            await operation.conclude()
+            return
+        operation.enter("the work of the primary")
+        await work()
+        await operation.conclude(b"")
 
 
 @dataclass
@@ -93,13 +125,14 @@ class JointSave:
         return found
 
     async def lead(self, documents: Documents, *, replace: bool) -> CommitRecord:
-        """Begins, writes this process's part, merges those of all, and commits."""
+        """Begins, writes this process's part, merges those of all, and commits.
+
+        The others wait for the record as the operation's end.
+        """
         leader = _Leader(self, documents)
-        record = await write_attempt(
+        return await write_attempt(
             self.backend, self.final, leader.write, replace=replace, fellows=leader
         )
-        await self.operation.conclude(record.to_bytes())
-        return record
 
     async def follow(self) -> CommitRecord:
         """Writes this process's part of what the primary commits.
@@ -109,7 +142,7 @@ class JointSave:
         """
         told = await self.operation.broadcast("the attempt")
         txn = Transaction.from_token(told.decode())
-        await self.show_storage(txn)
+        await self.show_storage(*_mark_of(txn))
         self.operation.enter("the write")
         records: dict[str, ItemRecord] = {}
 
@@ -119,10 +152,7 @@ class JointSave:
         entries = await self.operation.until_failure(take_part(self.backend, txn, write))
         said = {
             "entries": [[entry.path, entry.size, entry.digest] for entry in entries],
-            "items": {
-                name: self.items[name].staged.encode(record).hex()
-                for name, record in records.items()
-            },
+            "items": self.encode(records),
         }
         try:
             await self.operation.gather("the files", json.dumps(said).encode())
@@ -147,20 +177,38 @@ class JointSave:
         await run_all(one(name, item) for name, item in self.items.items())
         return records
 
-    async def show_storage(self, txn: Transaction) -> None:
+    def encode(self, records: Mapping[str, ItemRecord]) -> dict[str, str]:
+        """What this process wrote of each item, for the primary."""
+        return {n: self.items[n].staged.encode(record).hex() for n, record in records.items()}
+
+    def decode(self, said: Mapping[str, str]) -> dict[str, ItemRecord]:
+        """The inverse of `encode`, of what another process wrote."""
+        return {n: self.items[n].staged.decode(bytes.fromhex(data)) for n, data in said.items()}
+
+    async def finish(self, area: WriteArea, records: Mapping[str, Sequence[ItemRecord]]) -> None:
+        """Merges on the primary what the processes wrote of each item."""
+        await run_all(
+            self.items[name].staged.finish(area.child(name) if name else area, parts)
+            for name, parts in records.items()
+        )
+
+    async def show_storage(self, key: str, is_it: Callable[[bytes], bool]) -> None:
         """Makes sure that every process sees what the primary has begun.
+
+        Args:
+            key: An object that the primary has written.
+            is_it: Whether what is read there is that.
 
         Raises:
             StorageNotSharedError: On all of them; it names those that do not.
         """
-        seen = b"yes" if await self._sees(txn) else f"no {self.backend.root}".encode()
+        seen = b"yes" if await self._sees(key, is_it) else f"no {self.backend.root}".encode()
         await self.operation.vote("the look at the storage", seen, _require_shared)
 
-    async def _sees(self, txn: Transaction) -> bool:
-        key = keys.join(txn.staging, ATTEMPT_FILE)
+    async def _sees(self, key: str, is_it: Callable[[bytes], bool]) -> bool:
         for pause in (0.05, 0.2, 0.5, 1.0, _VISIBLE_WITHIN_S, 0.0):
             try:
-                return AttemptMark.from_bytes(await self.backend.get(key)).attempt == txn.attempt
+                return is_it(await self.backend.get(key))
             except ObjectNotFoundError:  # network file systems may show it a little later
                 await asyncio.sleep(pause)
         return False
@@ -177,7 +225,7 @@ class _Leader(Fellows):
 
     async def began(self, txn: Transaction) -> None:
         await self.save.operation.broadcast("the attempt", txn.token().encode())
-        await self.save.show_storage(txn)
+        await self.save.show_storage(*_mark_of(txn))
 
     async def write(self, area: StagingArea) -> None:
         self.area = area
@@ -190,11 +238,7 @@ class _Leader(Fellows):
         for process in sorted(gathered.keys() - {operation.me}):
             self._take(records, json.loads(gathered[process]))
         operation.enter("the merge")
-        items = self.save.items
-        await run_all(
-            items[name].staged.finish(area.child(name) if name else area, parts)
-            for name, parts in records.items()
-        )
+        await self.save.finish(area, records)
         await self.documents(area)
         operation.enter("the commit")
 
@@ -202,8 +246,8 @@ class _Leader(Fellows):
         for path, size, digest in said["entries"]:
             entry = ManifestEntry(path, size, digest)
             _require_same(entry, self.entries.setdefault(path, entry))
-        for name, data in said["items"].items():
-            records[name].append(self.save.items[name].staged.decode(bytes.fromhex(data)))
+        for name, record in self.save.decode(said["items"]).items():
+            records[name].append(record)
 
     async def gather(self, entries: Sequence[ManifestEntry]) -> Sequence[ManifestEntry]:
         """The files of all, as each told of its own.
@@ -243,6 +287,12 @@ class _Leader(Fellows):
             )
 
 
+def _mark_of(txn: Transaction) -> tuple[str, Callable[[bytes], bool]]:
+    """Where an attempt's mark lies, and whether it is this attempt's."""
+    key = keys.join(txn.staging, ATTEMPT_FILE)
+    return key, lambda data: AttemptMark.from_bytes(data).attempt == txn.attempt
+
+
 def _require_same(one: ManifestEntry, other: ManifestEntry) -> None:
     """Refuses a file that two processes wrote, unless they wrote the same."""
     if one != other:
@@ -265,18 +315,31 @@ def _require_shared(ballots: Mapping[int, bytes]) -> bytes:
 
 
 def _refuse(ballots: Mapping[int, bytes]) -> bytes:
-    """Names what differs between the processes, each group of them once."""
-    said = {p: json.loads(zlib.decompress(data)) for p, data in ballots.items()}
+    refuse_differences({p: json.loads(zlib.decompress(data)) for p, data in ballots.items()})
+    return b"same"
+
+
+def refuse_differences(said: Mapping[int, Mapping[str, str]]) -> None:
+    """Names what differs between the processes, each group of them once.
+
+    Args:
+        said: By process what it has of each leaf, as JSON objects.
+
+    Raises:
+        DisagreementError: Something differs.
+    """
     leaves = sorted({leaf for found in said.values() for leaf in found})
     problems = []
     for leaf in leaves:
         told = [(p, said[p].get(leaf)) for p in sorted(said)]
         if len({what for _, what in told}) > 1:
             problems.append(f"  {leaf}: {_compared(told)}")
+    if not problems:
+        return
     shown = "\n".join(problems[:_SHOWN])
     more = f"\n  ... and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     raise DisagreementError(
-        f"the processes do not save the same, in {len(problems)} places; nothing was written:\n"
+        f"the processes do not save the same, in {len(problems)} places; nothing was saved:\n"
         f"{shown}{more}"
     )
 

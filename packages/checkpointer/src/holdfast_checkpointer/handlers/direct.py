@@ -10,19 +10,24 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, TypeVar
 
 from holdfast_checkpointer import options
 from holdfast_checkpointer.concurrency import run_all
+from holdfast_checkpointer.engine.calling import call_of
 from holdfast_checkpointer.engine.desk import attended
 from holdfast_checkpointer.engine.layout import StoredCheckpoint, describe_area
 from holdfast_checkpointer.engine.response import AsyncResponse
-from holdfast_checkpointer.engine.saving import Contents, refuse_several_processes, start_save
+from holdfast_checkpointer.engine.saving import Contents, start_save
 from holdfast_checkpointer.errors import NotFinalizedError
 from holdfast_checkpointer.handlers.base import CheckpointHandler, Item, ItemRecord
+from holdfast_checkpointer.handlers.direct_together import save_together
 from holdfast_checkpointer.handlers.foreign.folders import UNFINALIZED
+from holdfast_checkpointer.handlers.foreign.inner import InnerItems
+from holdfast_checkpointer.multihost.calls import Call
+from holdfast_checkpointer.multihost.membership import Membership
 from holdfast_checkpointer.options import Context
 from holdfast_metadata import TREE_FILE
 from holdfast_metadata.orbax import ITEM_METADATA_FILE, STEP_METADATA_FILE
@@ -48,12 +53,41 @@ _LEVELS = 3
 
 @dataclass
 class _Unfinished:
-    """A save that waits for `finalize`."""
+    """A save that waits for `finalize`.
 
-    area: DirectArea
+    Attributes:
+        backend: The storage.
+        key: The folder.
+        items: What is saved there, by folder below it.
+        context: Options.
+        directory: The folder as the caller named it.
+        several: Whether several processes save; then the save finishes the items.
+        call: Which call of this process it is, if several save.
+        around: The user's item that it is a part of, in a job of several, and the way from there.
+        records: What was written of each item that is to be finished.
+        response: The save.
+    """
+
+    backend: StorageBackend
+    key: str
     items: Mapping[str, Item]
-    records: dict[str, ItemRecord]
+    context: Context
+    directory: Path
+    several: bool
+    call: Call | None
+    around: tuple[InnerItems, str] | None
+    records: dict[str, ItemRecord] = field(default_factory=dict)
     response: AsyncResponse[None] | None = None
+
+    @property
+    def area(self) -> DirectArea:
+        """Where files are written."""
+        return DirectArea(self.backend, self.key)
+
+    @property
+    def incomplete(self) -> list[str]:
+        """The items that wait for `finalize`."""
+        return [name for name, item in self.items.items() if not item.staged.complete]
 
 
 _lock = threading.Lock()
@@ -74,37 +108,77 @@ def start(
     keyword: Mapping[str, Any],
 ) -> AsyncResponse[None]:
     """Takes the snapshot and writes in the background; see `CheckpointHandler.save`."""
-    chosen = options.current()
-    refuse_several_processes(chosen)
-    backend, key = chosen.locate(directory)
-    args = handler.arguments(positional, keyword, save=True)
-    items = handler.stage_all(args, chosen)
-    saving = _Unfinished(DirectArea(backend, key), items, {})
-    waiting = _unfinished(handler)
+    saving = _begin(handler, directory, positional, keyword)
+    waiting, label = _unfinished(handler), saving.area.label
 
     async def write() -> None:
         try:
-            await _refuse_checkpoints(directory, chosen)
-            for name, item in items.items():
-                await _refuse_taken(backend, keys.join(key, name), item)
-            await run_all(_write(saving, name, item) for name, item in items.items())
-            await saving.area.sync()
+            await _save(saving)
         except BaseException:
-            if waiting.get(saving.area.label) is saving:
-                del waiting[saving.area.label]
+            if waiting.get(label) is saving:
+                del waiting[label]
             raise
 
-    if not all(item.staged.complete for item in items.values()):
-        if saving.area.label in waiting:
-            raise _occupied("a save that is not finalized", backend, key)
-        waiting[saving.area.label] = saving
+    if saving.incomplete:
+        waiting[label] = saving
     saving.response = start_save(
-        Contents(items),
+        Contents(saving.items),
         write(),
         what=f"the save to {directory}",
-        deadline=chosen.asynchronous.timeout_secs,
+        deadline=saving.context.asynchronous.timeout_secs,
     )
     return saving.response
+
+
+def _begin(
+    handler: CheckpointHandler,
+    directory: Path,
+    positional: Sequence[Any],
+    keyword: Mapping[str, Any],
+) -> _Unfinished:
+    """Stages the items; in a job of several processes a failure is told to the others."""
+    around = InnerItems.around(directory)
+    with contextlib.nullcontext() if around else call_of(options.current) as call:
+        chosen = options.current()
+        backend, key = chosen.locate(directory)
+        args = handler.arguments(positional, keyword, save=True)
+        items = handler.stage_all(args, chosen)
+        several = not Membership.of(chosen.multiprocessing).alone
+        saving = _Unfinished(backend, key, items, chosen, directory, several, call, around)
+        before = _unfinished(handler).get(saving.area.label)
+        if saving.incomplete and before is not None and not before.several:
+            raise _occupied("a save that is not finalized", backend, key)
+    return saving
+
+
+async def _save(saving: _Unfinished) -> None:
+    async def look() -> None:
+        await _refuse_checkpoints(saving.directory, saving.context)
+        for name, item in saving.items.items():
+            await _refuse_taken(saving.backend, keys.join(saving.key, name), item)
+
+    if saving.around is not None:
+        await _write_inner(saving, *saving.around)
+    elif saving.several:
+        await save_together(
+            *(saving.backend, saving.key, saving.items),
+            context=saving.context,
+            call=saving.call,
+            look=look,
+            unfinished=saving.incomplete,
+        )
+    else:
+        await look()
+        await run_all(_write(saving, name, item) for name, item in saving.items.items())
+        await saving.area.sync()
+
+
+async def _write_inner(saving: _Unfinished, inner: InnerItems, way: str) -> None:
+    """Hands items to the attempt that they are a part of; this process's folder has the mark."""
+    for name, item in saving.items.items():
+        if inner.leads and not item.staged.complete:
+            await (saving.area.child(name) if name else saving.area).put(UNFINALIZED, b"")
+        await inner.write(keys.join(way, name), item.staged)
 
 
 async def _write(saving: _Unfinished, name: str, item: Item) -> None:
@@ -174,6 +248,10 @@ def finalize(handler: CheckpointHandler, directory: Path) -> None:
     async def finish() -> None:
         if saving is None:
             await _refuse_to_finalize_nothing(backend, key)
+            return
+        if saving.several:
+            for name in saving.incomplete:
+                await saving.area.delete(keys.join(name, UNFINALIZED))
             return
         for name, item in saving.items.items():
             if name not in saving.records:

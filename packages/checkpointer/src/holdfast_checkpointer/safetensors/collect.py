@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import numpy as np
 
 from holdfast_checkpointer.arrays.options import ArrayLoadOptions
@@ -27,6 +28,10 @@ from holdfast_metadata.tree import iterate_leaves
 
 _ARRAYS = ("jax.Array", "np.ndarray", "np.generic")
 _BATCH = 64 << 20
+_SCATTERED = (
+    "no process has it whole. Save the tree, and export the checkpoint, which is read piece by "
+    "piece: hf.save(path, tree), then hf.export_safetensors(path, ...)"
+)
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,9 @@ def collect_tree(tree: Any, naming: Naming) -> Collected:
         except CannotBeSaved as error:
             problems.append(f"{show(path)}: {error}")
         else:
+            if isinstance(value, jax.Array) and not _whole(value):
+                problems.append(f"{show(path)}: {_SCATTERED}")
+                continue
             spec = leaf.spec
             made = leaf.array
             if spec.kind not in _ARRAYS and spec.value is not None:
@@ -108,6 +116,10 @@ def collect_tree(tree: Any, naming: Naming) -> Collected:
     if problems:
         raise UnsupportedLeafError(problems)
     return _collect(leaves, naming)
+
+
+def _whole(array: jax.Array) -> bool:
+    return array.is_fully_addressable or array.is_fully_replicated
 
 
 async def collect_item(

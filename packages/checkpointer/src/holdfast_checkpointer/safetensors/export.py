@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -11,7 +12,8 @@ from holdfast_checkpointer import options
 from holdfast_checkpointer.engine.layout import StoredCheckpoint
 from holdfast_checkpointer.engine.names import AUTO, check_final
 from holdfast_checkpointer.engine.response import AsyncResponse
-from holdfast_checkpointer.engine.saving import refuse_several_processes
+from holdfast_checkpointer.engine.saving import place_of
+from holdfast_checkpointer.engine.together import by_primary
 from holdfast_checkpointer.items.stored import StoredItem, open_item
 from holdfast_checkpointer.safetensors.collect import (
     Collected,
@@ -48,7 +50,9 @@ def export_safetensors(
     `SafetensorsOptions.separator`. None and empty containers have no tensors. A stored
     checkpoint is read piece by piece, every byte of it verified, and needs no devices; one
     shard is in memory at a time. Readers see the whole set or none: a shard alone is nothing
-    before the index, which is written last and in one piece.
+    before the index, which is written last and in one piece. In a job of several processes the
+    primary writes; the others may call this, too, and then wait. Of a tree in memory the primary
+    needs each array whole.
 
     Args:
         source: A path or URL of a checkpoint (or of safetensors files), or a PyTree.
@@ -90,17 +94,22 @@ def export_safetensors(
     naming = _naming(chosen, metadata, non_tensors)
     selection = Selection.of(select, rename)
     if isinstance(source, str | PathLike):
-        work = _from_path(source, checkpointable_name, selection, naming, target, chosen)
+        _refuse_overlap(source, target, chosen)
+        work = functools.partial(
+            _from_path, source, checkpointable_name, selection, naming, target, chosen
+        )
     else:
-        refuse_several_processes(chosen)
         if selection is not None or checkpointable_name != AUTO:
             raise ValueError(
                 "select=, rename= and checkpointable_name= are for a stored checkpoint; of a tree "
                 "in memory pass the part to write"
             )
-        work = target.write(collect_tree(source, naming))
-    deadline = chosen.asynchronous.timeout_secs
-    AsyncResponse(work, what=f"the export to {path}", deadline=deadline).result()
+        work = functools.partial(target.write, collect_tree(source, naming))
+    AsyncResponse(
+        by_primary(chosen, "export", place_of(backend, final), work),
+        what=f"the export to {path}",
+        deadline=chosen.asynchronous.timeout_secs,
+    ).result()
 
 
 def _naming(context: options.Context, metadata: Any, non_tensors: str) -> Naming:
@@ -151,6 +160,13 @@ class _Target:
         await write_file(self.backend, self.final, collected, shards[0], overwrite=self.overwrite)
 
 
+def _refuse_overlap(source: Path, target: _Target, context: options.Context) -> None:
+    backend, final = context.locate(source)
+    here, there = f"{backend.root}/{final}/", f"{target.backend.root}/{target.final}/"
+    if here.startswith(there) or there.startswith(here):
+        raise ValueError(f"the export of {here[:-1]} to {there[:-1]}: one lies in the other")
+
+
 def _from_path(
     source: Path,
     name: str,
@@ -159,11 +175,8 @@ def _from_path(
     target: _Target,
     context: options.Context,
 ) -> Coroutine[Any, Any, None]:
-    """The export of what is at a path; raises at once if it cannot be one."""
+    """The export of what is at a path."""
     backend, final = context.locate(source)
-    here, there = f"{backend.root}/{final}/", f"{target.backend.root}/{target.final}/"
-    if here.startswith(there) or there.startswith(here):
-        raise ValueError(f"the export of {here[:-1]} to {there[:-1]}: one lies in the other")
 
     async def export(item: StoredItem) -> None:
         root = item.tree.root if selection is None else selection.apply(item.tree.root)

@@ -13,7 +13,7 @@ import logging
 import os
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from holdfast_checkpointer.concurrency import run_all
@@ -119,15 +119,22 @@ class ItemFolder:
             raise _too_much(self._area.label, found.size, self._limit)
         return found
 
-    async def hand_over(self, worker: Worker) -> None:
+    async def hand_over(self, worker: Worker, beside: Collection[str] = ()) -> None:
         """Makes what is in the folder part of the attempt.
+
+        Args:
+            worker: Where to read.
+            beside: Folders that have other contents there, by relative path.
 
         Raises:
             UnsavableFileError: A file cannot be part of it.
         """
         found = await self.check(worker, finalized=True)
         if self._spool is not None:
-            await _upload(self._area, self.path, found, worker, alone=not self._private)
+            if self._private:  # others may have files there
+                beside = {"", *beside}
+            found.empty[:] = [name for name in found.empty if name not in beside]
+            await _upload(self._area, self.path, found, worker)
             _log.info(
                 "%s: %d files, %d bytes were uploaded from the spool %s",
                 *(self._area.label, len(found.files), found.size, self.path),
@@ -258,16 +265,12 @@ def _inside(spool: ScratchFolder, label: str) -> str:
     return path
 
 
-async def _upload(
-    area: WriteArea, folder: str, found: Contents, worker: Worker, *, alone: bool
-) -> None:
+async def _upload(area: WriteArea, folder: str, found: Contents, worker: Worker) -> None:
     async def one(name: str) -> None:
         await area.put(name, await worker.run(lambda: _read(os.path.join(folder, name))))
 
     await _bounded(found.files, one)
     for name in found.empty:
-        if not name and not alone:  # others may have files there
-            continue
         await (area.child(name) if name else area).put(EMPTY_FOLDER, b"")
 
 

@@ -16,7 +16,6 @@ from holdfast_checkpointer.handlers.arguments import (
 )
 from holdfast_checkpointer.handlers.base import (
     CheckpointHandler,
-    ItemRecord,
     StagedItem,
     overrides,
 )
@@ -30,15 +29,14 @@ from holdfast_checkpointer.handlers.foreign.calls import (
     where_called,
 )
 from holdfast_checkpointer.handlers.foreign.folders import ItemFolder, readable_folder
+from holdfast_checkpointer.handlers.foreign.item import UsersItem
 from holdfast_checkpointer.handlers.foreign.recognition import (
     check_handler_class,
     is_foreign,
     typestr_of,
 )
-from holdfast_checkpointer.handlers.per_process import note_processes
-from holdfast_checkpointer.multihost.membership import Membership
 from holdfast_checkpointer.options import Context, FileOptions, current
-from holdfast_storage import ReadArea, WriteArea
+from holdfast_storage import ReadArea
 
 
 def driven(handler: Any, *, asynchronous: bool = False) -> CheckpointHandler:
@@ -107,8 +105,7 @@ class ForeignHandler(CheckpointHandler):
 
     def stage(self, args: Any, context: Context) -> StagedItem:
         """Nothing is read yet: the handler does so when there is a folder."""
-        job = Membership.of(context.multiprocessing)
-        return _StagedCall(self._saving(_call_of(args)), self.handler, context.file, job)
+        return _StagedCall(self._saving(_call_of(args)), self.handler, context)
 
     def _saving(self, call: CallArguments) -> Callable[[Any], Any]:
         """The method that saves, with its arguments; what it returns is to be waited for."""
@@ -165,77 +162,38 @@ class ForeignHandler(CheckpointHandler):
             close()
 
 
-class _StagedCall(StagedItem):
-    """A save that a user's handler will do; in a job of several, in each process."""
+class _StagedCall(UsersItem):
+    """A save that a user's handler will do."""
 
-    @property
-    def calls(self) -> int:
-        """See `StagedItem.calls`."""
-        return 1
-
-    def __init__(
-        self, save: Callable[[Any], Any], handler: Any, options: FileOptions, job: Membership
-    ) -> None:
-        self._save = save
+    def __init__(self, save: Callable[[Any], Any], handler: Any, context: Context) -> None:
+        super().__init__(context)
+        self._method = save
         self._handler = handler
-        self._options = options
-        self._job = job
-        self._worker: Worker | None = None
-        self._folder: ItemFolder | None = None
         self._futures: list[Any] = []
 
-    @property
-    def shared(self) -> bool:
-        """See `StagedItem.shared`."""
-        return not self._job.alone
-
-    async def write(self, area: WriteArea) -> ItemRecord:
-        """Lets the handler save, in the caller's thread, and waits for its futures."""
-        self._worker = worker = Worker()
-        self._folder = folder = await ItemFolder.open(
-            area, self._options, worker, private=self.shared
-        )
-
+    async def _save(self, worker: Worker, folder: ItemFolder) -> None:
         def save() -> None:
-            self._futures = futures_in(self._save(as_path(folder.path)))
+            with Context(self._context):
+                self._futures = futures_in(self._method(as_path(folder.path)))
 
         await where_called(save, worker)
         await worker.run(functools.partial(wait_for, self._futures))
         self._futures = []
         await folder.check(worker, finalized=False)
-        if self.shared:
-            await self._hand_over()
-        return ItemRecord()
 
-    async def finish(self, area: WriteArea, records: Sequence[ItemRecord]) -> None:
-        """Lets the handler finalize, then makes its files part of the attempt."""
-        if self.shared:
-            await note_processes(area, self._job)
-        else:
-            await self._hand_over()
-
-    async def _hand_over(self) -> None:
-        assert self._worker is not None
-        assert self._folder is not None
-        finalize = getattr(self._handler, "finalize", None)
-        if callable(finalize):
-            path = as_path(self._folder.path)
-            await self._worker.run(functools.partial(finalize, path))
-        await self._folder.hand_over(self._worker)
-
-    async def discard(self) -> None:
-        """See `StagedItem.discard`."""
-        worker, folder = self._worker, self._folder
-        self._worker = self._folder = None
-        if worker is None:
+    async def _complete(self, worker: Worker, folder: ItemFolder) -> None:
+        method = getattr(self._handler, "finalize", None)
+        if not callable(method):
             return
-        try:
-            # What still writes must have ended before its folder goes.
-            await worker.run(functools.partial(give_up, self._futures))
-            if folder is not None:
-                await folder.discard(worker)
-        finally:
-            worker.end()
+
+        def finalize() -> None:
+            with Context(self._context):
+                method(as_path(folder.path))
+
+        await worker.run(finalize)
+
+    async def _stop(self, worker: Worker) -> None:
+        await worker.run(functools.partial(give_up, self._futures))
 
 
 def _call_of(args: Any) -> CallArguments:

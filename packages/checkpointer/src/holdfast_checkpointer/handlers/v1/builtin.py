@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sys
 from collections.abc import Awaitable
@@ -16,9 +17,12 @@ from holdfast_checkpointer.args import (
     PyTreeRestore,
     PyTreeSave,
 )
+from holdfast_checkpointer.engine.calling import call_of
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.errors import UnsupportedLeafError
-from holdfast_checkpointer.handlers.base import CheckpointHandler
+from holdfast_checkpointer.handlers.base import CheckpointHandler, Item, StagedItem
+from holdfast_checkpointer.handlers.direct_together import save_together
+from holdfast_checkpointer.handlers.foreign.inner import InnerItems
 from holdfast_checkpointer.handlers.json import JsonCheckpointHandler
 from holdfast_checkpointer.handlers.proto import ProtoCheckpointHandler
 from holdfast_checkpointer.handlers.pytree import PyTreeCheckpointHandler
@@ -26,8 +30,10 @@ from holdfast_checkpointer.handlers.standard import StandardCheckpointHandler
 from holdfast_checkpointer.handlers.v1.protocols import PathAwaitingCreation, StatefulCheckpointable
 from holdfast_checkpointer.handlers.v1.registry import CheckpointableHandlerRegistry
 from holdfast_checkpointer.items.describe import describe
+from holdfast_checkpointer.multihost.calls import Call
 from holdfast_checkpointer.options import Context, current
 from holdfast_metadata import MetadataError, canonical_json, require_json
+from holdfast_storage import StorageBackend
 from holdfast_storage.commit import open_plain
 from holdfast_storage.direct import DirectArea
 
@@ -73,19 +79,37 @@ class EngineHandler:
         Raises:
             ValueError: It cannot be saved; nothing was written.
         """
-        context = current(self._context)
-        staged = self.engine().stage(self.saving(checkpointable), context)
+        around = InnerItems.around(getattr(directory, "path", directory))
+        with (
+            contextlib.nullcontext() if around else call_of(lambda: current(self._context)) as call
+        ):
+            context = current(self._context)
+            staged = self.engine().stage(self.saving(checkpointable), context)
 
         async def write() -> None:
             backend, prefix = context.locate(await directory.await_creation())
-            area = DirectArea(backend, prefix)
-
-            async def work() -> None:
-                await staged.finish(area, [await staged.write(area)])
-
-            await AsyncResponse(work(), what=f"the save to {area.label}")
+            work = self._write(staged, around, backend, prefix, context, call)
+            await AsyncResponse(work, what=f"the save to {directory}")
 
         return write()
+
+    async def _write(
+        self,
+        staged: StagedItem,
+        around: tuple[InnerItems, str] | None,
+        backend: StorageBackend,
+        prefix: str,
+        context: Context,
+        call: Call | None,
+    ) -> None:
+        if around is not None:
+            await around[0].write(around[1], staged)
+        elif call is not None:
+            items = {"": Item(staged, self.engine().typestr())}
+            await save_together(*(backend, prefix, items), context=context, call=call)
+        else:
+            area = DirectArea(backend, prefix)
+            await staged.finish(area, [await staged.write(area)])
 
     async def load(self, directory: Any, abstract_checkpointable: Any = None) -> Awaitable[Any]:
         """Returns what reads a folder that `save` wrote."""

@@ -8,11 +8,11 @@ import functools
 import inspect
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from os import PathLike
 from typing import Any
 
-from holdfast_checkpointer.handlers.base import CheckpointHandler, Item, ItemRecord, StagedItem
+from holdfast_checkpointer.handlers.base import CheckpointHandler, Item
 from holdfast_checkpointer.handlers.foreign.calls import (
     Worker,
     as_path,
@@ -20,11 +20,12 @@ from holdfast_checkpointer.handlers.foreign.calls import (
     where_called,
 )
 from holdfast_checkpointer.handlers.foreign.folders import ItemFolder, readable_folder
-from holdfast_checkpointer.handlers.per_process import fitting, note_processes
+from holdfast_checkpointer.handlers.foreign.item import UsersItem
+from holdfast_checkpointer.handlers.per_process import fitting
 from holdfast_checkpointer.handlers.v1.builtin import EngineHandler, StatefulHandler
 from holdfast_checkpointer.multihost.membership import Membership
 from holdfast_checkpointer.options import Context, FileOptions
-from holdfast_storage import ReadArea, WriteArea
+from holdfast_storage import ReadArea
 from holdfast_storage.commit import carry_through
 
 _log = logging.getLogger(__name__)
@@ -75,8 +76,7 @@ class FolderDriver(Driver):
 
     def stage(self, checkpointable: Any, context: Context) -> Item:
         """See `Driver.stage`."""
-        job = Membership.of(context.multiprocessing)
-        staged = _StagedObject(self.handler, checkpointable, context.file, job)
+        staged = _StagedObject(self.handler, checkpointable, context)
         return Item(staged, recorded_as(type(self.handler)))
 
     async def fetch(self, area: ReadArea, request: Any, context: Context) -> Any:
@@ -209,45 +209,26 @@ async def _ended(task: asyncio.Future[Any]) -> None:
         task.exception()  # seen: what is told is that the save was stopped
 
 
-class _StagedObject(StagedItem):
-    """An item that a user's handler will save; in a job of several, in each process."""
+class _StagedObject(UsersItem):
+    """An item that a user's handler will save."""
 
-    calls = 1
-
-    def __init__(
-        self, handler: Any, checkpointable: Any, options: FileOptions, job: Membership
-    ) -> None:
+    def __init__(self, handler: Any, checkpointable: Any, context: Context) -> None:
+        super().__init__(context)
         self._handler = handler
         self._checkpointable = checkpointable
-        self._options = options
-        self._job = job
         self._writes: Any = None
-        self._worker: Worker | None = None
-        self._folder: ItemFolder | None = None
 
-    @property
-    def shared(self) -> bool:
-        """See `StagedItem.shared`."""
-        return not self._job.alone
-
-    async def write(self, area: WriteArea) -> ItemRecord:
-        """Lets the handler save in the caller's thread, and write in the background."""
-        self._worker = worker = Worker()
-        self._folder = folder = await ItemFolder.open(
-            area, self._options, worker, private=self.shared
-        )
+    async def _save(self, worker: Worker, folder: ItemFolder) -> None:
         directory = CreatedPath(as_path(folder.path))
 
         async def save() -> None:
-            self._writes = await self._handler.save(directory, self._checkpointable)
+            with Context(self._context):
+                self._writes = await self._handler.save(directory, self._checkpointable)
 
         await where_called(lambda: run_coroutine(save), worker)
         self._checkpointable = None
         await Stoppable(self._finished).run(worker)
         await folder.check(worker, finalized=True)
-        if self.shared:
-            await folder.hand_over(worker)
-        return ItemRecord()
 
     async def _finished(self) -> None:
         writes = self._writes
@@ -256,27 +237,15 @@ class _StagedObject(StagedItem):
             raise TypeError(
                 f"save of {kind} must return an awaitable that writes, got {type(writes).__name__}"
             )
-        await writes
+        with Context(self._context):
+            await writes
 
-    async def finish(self, area: WriteArea, records: Sequence[ItemRecord]) -> None:
-        """Makes what was written part of the attempt."""
-        if self.shared:
-            await note_processes(area, self._job)
-            return
-        assert self._worker is not None
-        assert self._folder is not None
-        await self._folder.hand_over(self._worker)
+    async def _complete(self, worker: Worker, folder: ItemFolder) -> None:
+        """It is complete when what was returned has been awaited."""
 
     async def discard(self) -> None:
         """See `StagedItem.discard`."""
-        worker, folder, writes = self._worker, self._folder, self._writes
-        self._worker = self._folder = self._writes = None
+        writes, self._writes = self._writes, None
         if inspect.iscoroutine(writes):
             writes.close()  # one that was never begun would be warned of
-        if worker is None:
-            return
-        try:
-            if folder is not None:
-                await folder.discard(worker)
-        finally:
-            worker.end()
+        await super().discard()
