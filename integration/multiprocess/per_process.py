@@ -72,6 +72,111 @@ def save_iterators(folder: str) -> Any:
     }
 
 
+class Whole:
+    """A grain iterator of a part of the data, which may be resumed by other processes."""
+
+    def __init__(self) -> None:
+        import grain.python as grain
+
+        me, count = jax.process_index(), jax.process_count()
+        self.data = iter(grain.MapDataset.range(100)[me::count].to_iter_dataset())
+
+    async def save(self, directory: Any) -> Any:
+        return await self.data.save(directory)
+
+    async def load(self, directory: Any) -> Any:
+        return await self.data.load(directory)
+
+    async def load_from_processes(self, directory: Any, processes: Any) -> Any:
+        async def read() -> None:
+            names = [f"process_{p}-of-{len(processes)}.json" for p in processes]
+            states = [json.loads((directory / name).read_text()) for name in names]
+            seen = sum(state["next_index"] for state in states)
+            self.data.set_state({**states[0], "next_index": seen // jax.process_count()})
+
+        return read()
+
+
+def runs_with_grain(folder: str) -> Any:
+    """Runs of both interfaces with grain's iterators; Orbax loads ours, and the reverse."""
+    import grain.python as grain
+    from orbax.checkpoint import v1 as ocp
+
+    import holdfast as hf
+
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    me = jax.process_index()
+    state = {"w": global_array(np.arange(8.0), mesh_of([jax.device_count()]), "x")}
+    whole = Whole()
+    for _ in range(8):
+        next(whole.data)
+    items = {"data": whole.data, "state": state}
+    with hf.training.Checkpointer(f"{folder}/v1") as run:
+        run.save_checkpointables(1, items)
+        run.save_checkpointables(2, {"data": whole, "state": state})
+    composite = hf.args.Composite(
+        data=grain.PyGrainCheckpointSave(whole.data), state=hf.args.StandardSave(state)
+    )
+    with hf.CheckpointManager(f"{folder}/v0") as manager:
+        manager.save(1, args=composite)
+        manager.wait_until_finished()
+    ocp.save_checkpointables(f"{folder}/orbax", items)
+    expected = next(whole.data)
+
+    def goes_on(load: Any) -> bool:
+        fresh = Whole()
+        load(fresh.data)
+        return bool(next(fresh.data) == expected)
+
+    def from_run(data: Any) -> None:
+        with hf.training.Checkpointer(f"{folder}/v1") as run:
+            run.load_checkpointables(1, {"data": data, "state": state})
+
+    def from_manager(data: Any) -> None:
+        asked = hf.args.Composite(
+            data=grain.PyGrainCheckpointRestore(data), state=hf.args.StandardRestore(state)
+        )
+        with hf.CheckpointManager(f"{folder}/v0") as manager:
+            manager.restore(1, args=asked)
+
+    def one_lacks_it() -> None:
+        hf.save_checkpointables(f"{folder}/lacks", items if me == 0 else {"state": state})
+
+    def by_orbax(data: Any) -> None:
+        ocp.load_checkpointables(f"{folder}/v1/1", {"data": data})
+
+    def from_orbax(data: Any) -> None:
+        hf.load_checkpointables(f"{folder}/orbax", {"data": data, "state": state})
+
+    ways = {
+        "run": from_run,
+        "manager": from_manager,
+        "by orbax": by_orbax,
+        "from orbax": from_orbax,
+    }
+    return {
+        "goes on": {name: outcome(goes_on, load) for name, load in ways.items()},
+        "lacks": outcome(one_lacks_it),
+    }
+
+
+def resume_with_grain(folder: str, step: int) -> Any:
+    """Resumes a run with other processes, and saves the next step."""
+    import holdfast as hf
+
+    state = {"w": global_array(np.arange(8.0), mesh_of([jax.device_count()]), "x")}
+    whole = Whole()
+    with hf.training.Checkpointer(f"{folder}/v1") as run:
+        refused = outcome(
+            lambda: str(run.load_checkpointables(step, {"data": whole.data, "state": state}))
+        )
+        untouched = whole.data.get_state()["next_index"]
+        run.load_checkpointables(step, {"data": whole, "state": state})
+        at = whole.data.get_state()["next_index"]
+        run.save_checkpointables(step + 1, {"data": whole, "state": state})
+    return {"refused": refused, "untouched": untouched, "at": at}
+
+
 def load_iterators(folder: str) -> Any:
     """Loads them in a job of another size."""
     import holdfast as hf

@@ -21,3 +21,19 @@ def test_each_process_saves_its_iterator_and_other_processes_need_a_hook(run, tm
         assert "load_from_processes" in said["refused"]["message"]
         assert "(0, 1)" in said["refused"]["message"]
         assert said["divided"]["value"] == 21
+
+
+def test_runs_with_iterators_of_grain_go_on_with_more_processes_and_with_fewer(run, tmp_path):
+    for said in run(2, "per_process.runs_with_grain", str(tmp_path)):
+        found = said["goes on"]
+        assert {name: went.get("value") for name, went in found.items()} == dict.fromkeys(
+            ("run", "manager", "by orbax", "from orbax"), True
+        ), found
+        assert "DisagreementError" in said["lacks"]["error"], said
+        assert "item 'data'" in said["lacks"]["message"]
+    assert not (tmp_path / "lacks").exists()
+    for step, count, at in ((2, 4, 4), (3, 2, 8)):
+        for said in run(count, "per_process.resume_with_grain", str(tmp_path), step, devices=1):
+            assert "ProcessCountError" in said["refused"]["error"], said
+            assert said["untouched"] == 0
+            assert said["at"] == at

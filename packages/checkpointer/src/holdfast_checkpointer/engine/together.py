@@ -19,6 +19,7 @@ from typing import Any
 from holdfast_checkpointer.concurrency import run_all
 from holdfast_checkpointer.engine.names import METRICS
 from holdfast_checkpointer.handlers.base import Item, ItemRecord
+from holdfast_checkpointer.multihost import jax_service
 from holdfast_checkpointer.multihost.calls import Call
 from holdfast_checkpointer.multihost.errors import (
     CoordinationError,
@@ -65,8 +66,8 @@ async def by_primary(
         RemoteProcessError: It failed on the primary.
         ProcessStalledError: The primary did not come.
     """
-    job = Membership.of(context.multiprocessing)
-    if job.alone:
+    # Not `Membership.of`, which asks JAX for its devices: this may need none.
+    if jax_service.process_count() == 1 or (job := Membership.of(context.multiprocessing)).alone:
         await work()
         return
     coordinator = job.coordinator(context.multiprocessing.deadline_secs)

@@ -232,7 +232,7 @@ class CheckpointHandler:
         """Saves into a plain folder: no checkpoint, for nothing commits it.
 
         What was saved is readable after `finalize`. Use a `Checkpointer` for what a crash must
-        not harm.
+        not harm. In a job of several processes all call this, and on return all have written.
 
         Args:
             directory: A path or URL. It is created; what else is in it stays.
@@ -279,7 +279,8 @@ class CheckpointHandler:
     def finalize(self, directory: Path) -> None:
         """Completes what `save` or `async_save` began there, and makes it durable.
 
-        Waits for the futures of `async_save`. A second call does nothing.
+        Waits for the futures of `async_save`. A second call does nothing. In a job of several
+        processes any of them may call this, or all.
 
         Raises:
             FileNotFoundError: This handler has saved nothing there.
