@@ -79,16 +79,6 @@ def call_handlers(folder: str) -> Any:
         _check(handler.restore(place, args=a.StandardRestore(tree)))
         assert handler.metadata(place)["rows"].shape == (8, 3)
 
-    def v1() -> None:
-        place = f"{folder}/v1"
-
-        async def work() -> Any:
-            handler = hf.handlers.PyTreeHandler()
-            await (await handler.save(_Made(place), tree))
-            return await (await handler.load(place, tree))
-
-        _check(asyncio.run(work()))
-
     standard, tree_handler = hf.StandardCheckpointHandler, hf.PyTreeCheckpointHandler
     proto, json = hf.ProtoCheckpointHandler, hf.JsonCheckpointHandler
     ways = {
@@ -111,7 +101,8 @@ def call_handlers(folder: str) -> Any:
         for name, how in ways.items()
     }
     done["behind"] = outcome(behind)
-    done["v1"] = outcome(v1)
+    done["v1"] = outcome(_call_v1, f"{folder}/v1", tree)
+    done["part of the job"] = outcome(_call_alone, f"{folder}/alone-{me}")
     handler = standard()
     bad = {**tree, "bad": object()} if me else tree
     return {
@@ -121,6 +112,28 @@ def call_handlers(folder: str) -> Any:
         "taken": outcome(handler.save, f"{folder}/standard-all", tree),
         "left": keys_left(),
     }
+
+
+def _call_v1(place: str, tree: Any) -> None:
+    import holdfast as hf
+
+    async def work() -> Any:
+        handler = hf.handlers.PyTreeHandler()
+        await (await handler.save(_Made(place), tree))
+        return await (await handler.load(place, tree))
+
+    _check(asyncio.run(work()))
+
+
+def _call_alone(place: str) -> None:
+    import holdfast as hf
+
+    me = jax.process_index()
+    processes = hf.options.MultiprocessingOptions(primary_host=None, active_processes={me})
+    handler = hf.PyTreeCheckpointHandler(multiprocessing_options=processes)
+    handler.save(place, {"n": me})
+    handler.finalize(place)
+    assert handler.restore(place) == {"n": me}
 
 
 def _key() -> Any:

@@ -8,7 +8,7 @@ import holdfast as hf
 def test_handlers_that_are_called_directly_save_together(run, tmp_path):
     for said in run(2, "direct.call_handlers", str(tmp_path)):
         assert said["done"] == dict.fromkeys(said["done"])
-        assert len(said["done"]) == 12
+        assert len(said["done"]) == 13
         assert "DisagreementError" in said["differs"]["error"], said
         assert "step" in said["differs"]["message"]
         assert "ValueError" in said["bad"]["error"], said

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, TypeVar
 
 from holdfast_checkpointer.args import CheckpointArgs
 from holdfast_checkpointer.engine.layout import StoredCheckpoint
-from holdfast_checkpointer.options import Context
+from holdfast_checkpointer.options import Context, MultiprocessingOptions
 from holdfast_metadata import Node
 from holdfast_storage import ReadArea, WriteArea
 
@@ -127,11 +127,14 @@ class CheckpointHandler:
         restore_args: The class of arguments that `fetch` takes.
         recorded_as: The class path that `_CHECKPOINT_METADATA` records, one that every
             Orbax reader restores. Without it a class is recorded by its own path.
+        taking_part: Which processes save when it is called directly; None for those of the
+            context. In a checkpoint those of the checkpointer do.
     """
 
     save_args: ClassVar[type[CheckpointArgs]]
     restore_args: ClassVar[type[CheckpointArgs]]
     recorded_as: ClassVar[str]
+    taking_part: MultiprocessingOptions | None = None
 
     def stage(self, args: Any, context: Context) -> StagedItem:
         """Validates, then takes a snapshot. No I/O; the caller may change its arrays after.

@@ -103,6 +103,8 @@ class CompositeCheckpointHandler(CheckpointHandler):
         if handler_registry is not None and (item_names or items_and_handlers):
             raise ValueError("give a handler_registry, or item names and handlers, not both")
         check_group("composite_options", composite_options, CompositeOptions)
+        if composite_options is not None:
+            self.taking_part = composite_options.multiprocessing_options
         self._items = ItemHandlers(item_names, handler_registry, items_and_handlers)
 
     def arguments(

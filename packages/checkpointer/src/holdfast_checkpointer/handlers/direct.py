@@ -138,8 +138,14 @@ def _begin(
 ) -> _Unfinished:
     """Stages the items; in a job of several processes a failure is told to the others."""
     around = InnerItems.around(directory)
-    with contextlib.nullcontext() if around else call_of(options.current) as call:
-        chosen = options.current()
+
+    def choose() -> Context:
+        own = None if around else handler.taking_part
+        current = options.current()
+        return current if own is None else Context(current, multiprocessing=own)
+
+    with contextlib.nullcontext() if around else call_of(choose) as call:
+        chosen = choose()
         backend, key = chosen.locate(directory)
         args = handler.arguments(positional, keyword, save=True)
         items = handler.stage_all(args, chosen)

@@ -37,6 +37,7 @@ class JsonCheckpointHandler(CheckpointHandler):
         multiprocessing_options: MultiprocessingOptions | None = None,
     ) -> None:
         check_processes(multiprocessing_options)
+        self.taking_part = multiprocessing_options
         self._filename = filename or _NAMES[0]
         self._names = (filename,) if filename else _NAMES
 

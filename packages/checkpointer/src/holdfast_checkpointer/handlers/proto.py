@@ -37,6 +37,7 @@ class ProtoCheckpointHandler(CheckpointHandler):
         multiprocessing_options: MultiprocessingOptions | None = None,
     ) -> None:
         check_processes(multiprocessing_options)
+        self.taking_part = multiprocessing_options
         self._filename = filename
 
     def stage(self, args: Any, context: Context) -> StagedItem:

@@ -98,6 +98,7 @@ class PyTreeCheckpointHandler(CheckpointHandler):
             restore_concurrent_gb=restore_concurrent_gb,
             **further,
         )
+        self.taking_part = self._settings.multiprocessing
 
     def stage(self, args: Any, context: Context) -> StagedItem:
         """Describes the tree and takes a snapshot of its arrays.
