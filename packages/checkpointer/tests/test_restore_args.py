@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,7 @@ from holdfast_checkpointer.args import (
     SingleReplicaArrayRestoreArgs,
     StandardRestore,
 )
+from holdfast_checkpointer.arrays.options import LoadAndBroadcastOptions
 from holdfast_checkpointer.errors import (
     PlacementError,
     TreeMismatchError,
@@ -579,8 +581,31 @@ def test_an_integer_that_the_dtype_cannot_hold_is_refused_and_not_wrapped(place)
     np.testing.assert_array_equal(wrapped, [1, 44])
 
 
-def test_a_broadcast_between_processes_is_accepted_by_one_and_refused_by_several():
+def test_a_broadcast_between_processes_changes_nothing_in_one(place):
+    hc.save(place, {"a": np.arange(3)})
     loading = hc.options.ArrayLoadOptions(use_load_and_broadcast=True)
-    loading.check_against(1)
-    with pytest.raises(UnsupportedOptionError, match="use_load_and_broadcast"):
-        loading.check_against(2)
+    context = hc.Context(array=hc.options.ArrayOptions(loading=loading))
+    np.testing.assert_array_equal(hc.load(place, context=context)["a"], np.arange(3))
+
+
+def test_which_replica_reads_is_said_in_orbax_s_words_too_and_nonsense_is_refused():
+    loads = hc.options.ArrayLoadOptions
+    theirs = types.SimpleNamespace(
+        replica_axis_index=1,
+        primary_replica_id=2,
+        broadcast_memory_limit_bytes=7,
+        broadcast_memory_scaling_factor=0.5,
+    )
+    chosen = loads(load_and_broadcast_options=theirs).load_and_broadcast_options
+    assert chosen == LoadAndBroadcastOptions(**vars(theirs))
+    assert loads().load_and_broadcast_options == LoadAndBroadcastOptions()
+    for name, value in (
+        ("replica_axis_index", -1),
+        ("primary_replica_id", True),
+        ("broadcast_memory_limit_bytes", 0),
+        ("broadcast_memory_scaling_factor", 1.5),
+    ):
+        with pytest.raises(ValueError, match=name):
+            LoadAndBroadcastOptions(**{name: value})
+    with pytest.raises(TypeError, match="LoadAndBroadcastOptions or None, got a dict"):
+        loads(load_and_broadcast_options={})

@@ -22,9 +22,7 @@ from holdfast_checkpointer.args import (
 )
 from holdfast_checkpointer.arrays import plan
 from holdfast_checkpointer.arrays.options import (
-    ArrayLoadOptions,
     ArraySaveOptions,
-    LoadAndBroadcastOptions,
     StorageOptions,
 )
 from holdfast_checkpointer.errors import StorageOptionsError, UnsupportedOptionError
@@ -416,10 +414,6 @@ REFUSED = [
     (ArraySaveOptions, {"enable_replica_parallel_separate_folder": True}),
     (ArraySaveOptions, {"enable_write_sharding_file": False}),
     (ArraySaveOptions, {"array_metadata_store": None}),
-    (
-        ArrayLoadOptions,
-        {"load_and_broadcast_options": LoadAndBroadcastOptions(replica_axis_index=1)},
-    ),
 ]
 
 

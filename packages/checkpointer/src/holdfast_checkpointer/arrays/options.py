@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from holdfast_checkpointer.errors import UnsupportedOptionError
@@ -164,13 +164,18 @@ _SAVED_ALWAYS: dict[str, tuple[tuple[Any, ...], str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class LoadAndBroadcastOptions:
-    """Orbax's options of `use_load_and_broadcast`; only the defaults are accepted.
+    """Which replica of arrays reads, with `use_load_and_broadcast`.
 
     Attributes:
-        replica_axis_index: Which mesh axis the replicas lie along.
-        primary_replica_id: Which replica reads.
-        broadcast_memory_limit_bytes: Memory of a broadcast.
-        broadcast_memory_scaling_factor: Part of the free memory that a broadcast may use.
+        replica_axis_index: Along which axis of its mesh an array's replicas lie.
+        primary_replica_id: Which of them reads.
+        broadcast_memory_limit_bytes: About how much memory of each device the broadcast may
+            take at once; by default what `broadcast_memory_scaling_factor` says.
+        broadcast_memory_scaling_factor: Which part of a device's free memory that is, where the
+            device tells of it; more than half a gigabyte is never taken by default.
+
+    Raises:
+        ValueError: A value is impossible.
     """
 
     replica_axis_index: int = 0
@@ -178,9 +183,32 @@ class LoadAndBroadcastOptions:
     broadcast_memory_limit_bytes: int | None = None
     broadcast_memory_scaling_factor: float | None = 0.75
 
+    def __post_init__(self) -> None:
+        for name in ("replica_axis_index", "primary_replica_id"):
+            value = getattr(self, name)
+            if not _is_whole(value) or value < 0:
+                raise ValueError(f"{name} must be a whole number from 0 upwards, got {value!r}")
+        _at_least_one("broadcast_memory_limit_bytes", self.broadcast_memory_limit_bytes)
+        scale = self.broadcast_memory_scaling_factor
+        if scale is not None and not 0 < scale <= 1:
+            raise ValueError(
+                f"broadcast_memory_scaling_factor must be above 0 and at most 1, got {scale!r}"
+            )
 
-_LOAD_AND_BROADCAST = LoadAndBroadcastOptions()
-_READ_ONCE = "each process reads a part once, however many of its devices hold it"
+
+def _load_and_broadcast(value: Any) -> LoadAndBroadcastOptions:
+    """The options, also those of Orbax's class of this name."""
+    if value is None:
+        return LoadAndBroadcastOptions()
+    if isinstance(value, LoadAndBroadcastOptions):
+        return value
+    names = [each.name for each in fields(LoadAndBroadcastOptions)]
+    if not all(hasattr(value, name) for name in names):
+        raise TypeError(
+            "load_and_broadcast_options must be a LoadAndBroadcastOptions or None, got a "
+            f"{type(value).__name__}"
+        )
+    return LoadAndBroadcastOptions(**{name: getattr(value, name) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,9 +224,12 @@ class ArrayLoadOptions:
             number of axes must be the same in either case; PRNG keys are never padded.
         raise_array_data_missing_error: A chunk that is missing is damage. False reads it as
             zeros where Orbax wrote the checkpoint; holdfast's own are always checked.
-        use_load_and_broadcast: True changes nothing in a job of one process, where each part
-            is read once anyway; several processes refuse it.
-        load_and_broadcast_options: Only the defaults are accepted.
+        use_load_and_broadcast: In a job of several processes, all of which load the same with
+            it, arrays that lie in several replicas along an axis of their mesh are read by the
+            processes of one of them; the others get their bytes over the devices, so the
+            storage is read once however many replicas there are. Nothing else may run on the
+            devices meanwhile. It changes nothing in one process, which reads each part once.
+        load_and_broadcast_options: Which axis and replica, a `LoadAndBroadcastOptions`.
 
     Raises:
         ValueError: A value is impossible, or (`UnsupportedOptionError`) would have no
@@ -210,28 +241,12 @@ class ArrayLoadOptions:
     enable_padding_and_truncation: bool = False
     raise_array_data_missing_error: bool = True
     use_load_and_broadcast: bool = False
-    load_and_broadcast_options: Any = _LOAD_AND_BROADCAST
+    load_and_broadcast_options: Any = None
 
     def __post_init__(self) -> None:
         _at_least_one("bytes_in_flight", self.bytes_in_flight)
-        _refuse_others(
-            "load_and_broadcast_options",
-            self.load_and_broadcast_options,
-            (_LOAD_AND_BROADCAST, None),
-            _READ_ONCE,
-        )
-
-    def check_against(self, processes: int) -> None:
-        """Refuses what has no effect in a job of that many processes.
-
-        Raises:
-            UnsupportedOptionError: The message says what is done instead.
-        """
-        if self.use_load_and_broadcast and processes > 1:
-            raise UnsupportedOptionError(
-                f"use_load_and_broadcast=True is not offered in a job of {processes} processes: "
-                f"{_READ_ONCE}, and none sends arrays to another. Accepted: False"
-            )
+        chosen = _load_and_broadcast(self.load_and_broadcast_options)
+        object.__setattr__(self, "load_and_broadcast_options", chosen)
 
 
 def check_file_size(value: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorstore as ts
 
+from holdfast_checkpointer import progress
 from holdfast_checkpointer.arrays import failures, formats, plan
 from holdfast_checkpointer.arrays.buffers import ByteBudget, aligned_empty
 from holdfast_checkpointer.arrays.formats import ArrayFormat
@@ -230,6 +231,7 @@ class ArrayReader:
                 await ts.array(target).write(array[box])
             if verify:
                 await self._verify(request, piece, target)
+            progress.note()
             if not direct:
                 for position, wanted in piece.takers:
                     inside = plan.within(wanted, regions[position])

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import jax
 
 from holdfast_checkpointer.args import CheckpointArgs, PyTreeRestore, PyTreeSave
+from holdfast_checkpointer.arrays.broadcast import Broadcast, together
 from holdfast_checkpointer.arrays.options import ArraySaveOptions, check_file_size
 from holdfast_checkpointer.arrays.read import ArrayReader, ArrayRequest
 from holdfast_checkpointer.arrays.sharing import Share
@@ -156,9 +157,16 @@ class PyTreeCheckpointHandler(CheckpointHandler):
     async def fetch(self, area: ReadArea, request: Any, context: Context) -> Any:
         """Reads the tree, or what the target wants of it; see `load`."""
         context = self._settings.applied(context)
-        return await self.fetch_item(await open_item(area), request, context)
+        async with together(area.label, context) as broadcast:
+            return await self.fetch_item(await open_item(area), request, context, broadcast)
 
-    async def fetch_item(self, item: StoredItem, request: Any, context: Context) -> Any:
+    async def fetch_item(
+        self,
+        item: StoredItem,
+        request: Any,
+        context: Context,
+        broadcast: Broadcast | None = None,
+    ) -> Any:
         """`fetch` of an item that was opened."""
         root = item.tree.root
         if request.selection is not None:
@@ -170,8 +178,7 @@ class PyTreeCheckpointHandler(CheckpointHandler):
             else:
                 wants = match(request.target, root, _rules(args, item, context))
         options = context.array_loading
-        options.check_against(jax.process_count())
-        leaves = await fetch(item, wants, request.placing, options)
+        leaves = await fetch(item, wants, request.placing, options, broadcast)
         if request.target is not None:
             return jax.tree_util.tree_unflatten(request.target.treedef, leaves)
         return rebuild(root, leaves, types=args.types, as_orbax=args.as_orbax)

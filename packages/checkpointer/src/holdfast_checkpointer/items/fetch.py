@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from holdfast_checkpointer.arrays import place, plan
+from holdfast_checkpointer.arrays.broadcast import Broadcast
 from holdfast_checkpointer.arrays.buffers import aligned_empty
 from holdfast_checkpointer.arrays.casting import is_narrowing, overflow_problem
 from holdfast_checkpointer.arrays.options import ArrayLoadOptions
@@ -35,7 +36,11 @@ _INLINE = ("int", "float", "bool", "complex", "str", "bytes", "np.generic")
 
 
 async def fetch(
-    item: StoredItem, wants: Sequence[Want], placing: Placing, options: ArrayLoadOptions
+    item: StoredItem,
+    wants: Sequence[Want],
+    placing: Placing,
+    options: ArrayLoadOptions,
+    broadcast: Broadcast | None = None,
 ) -> list[Any]:
     """Makes the leaves that are wanted, in order.
 
@@ -60,7 +65,14 @@ async def fetch(
             _inline(want, places, placing) if not _is_stored(want) else None for want in wants
         ]
     places.report()
-    read = await reader.read(requests)
+    if broadcast is None:
+        read = await reader.read(requests)
+    else:  # what is padded or cut is not of one shape everywhere
+        shardings = [
+            None if _is_resized(want) else placement.sharding
+            for want, placement in zip(stored, placements, strict=True)
+        ]
+        read = await broadcast.read(reader, requests, shardings)
     with uncollected(), x64_as(placing.x64):
         if not placing.unsafe:
             _check_narrowed(stored, placements, read)

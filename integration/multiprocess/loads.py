@@ -1,0 +1,127 @@
+"""Loads in which all processes of a job do the same; each part is named in `job.start`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from integration.multiprocess.parts import global_array, mesh_of, outcome
+
+BITS = {
+    "float32": (np.arange(64, dtype=np.uint32) * 0x01010101 + 0x7F800001).view(np.float32),
+    "bfloat16": np.arange(64, dtype=np.uint16).view(ml_dtypes.bfloat16),
+    "bool": np.arange(64) % 3 == 0,
+    "int8": np.arange(64).astype(np.int8) - 32,
+    "float8_e4m3fn": np.arange(64, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn),
+    "int4": (np.arange(64) % 16 - 8).astype(ml_dtypes.int4),
+}
+SPECS: dict[str, tuple[Any, ...]] = {
+    "whole": (),
+    "inner": (None, "y"),
+    "rows": ("y",),
+    "both": ("z", "y"),
+    "along": ("x",),  # is not replicated along the axis: each process reads its own
+    "across": (("x", "y"),),
+}
+
+
+def tree(mesh: jax.sharding.Mesh) -> dict[str, Any]:
+    """Arrays of many dtypes and shardings, each value with bits of its own; a key; others."""
+    found: dict[str, Any] = {}
+    for kind, bits in BITS.items():
+        for name, spec in SPECS.items():
+            found[f"{kind} {name}"] = global_array(bits.reshape(8, 8), mesh, *spec)
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    key = jax.random.split(jax.random.key(3), 4)
+    return {
+        **found,
+        "odd": global_array(np.arange(3, dtype=np.int8), mesh),
+        "key": jax.jit(lambda: key, out_shardings=everywhere)(),
+        "host": np.arange(5),
+        "step": 7,
+    }
+
+
+def check(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Compares bit by bit what this process has."""
+    for name, value in expected.items():
+        if not isinstance(value, jax.Array):
+            np.testing.assert_array_equal(found[name], value)
+            continue
+        assert found[name].sharding.is_equivalent_to(value.sharding, value.ndim), name
+        got, want = found[name], value
+        if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            got, want = jax.random.key_data(got), jax.random.key_data(want)
+        assert got.dtype == want.dtype, name
+        for one, other in zip(got.addressable_shards, want.addressable_shards, strict=True):
+            assert np.asarray(one.data).tobytes() == np.asarray(other.data).tobytes(), name
+
+
+def once(place: str) -> Any:
+    """Saves; loads with one replica reading, in small windows and otherwise; says who read."""
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    import holdfast as hf
+    from holdfast_checkpointer.arrays.read import ArrayReader
+
+    mesh = mesh_of([2, 2, jax.device_count() // 4])
+    state = tree(mesh)
+    hf.save(place, state)
+    hf.save_checkpointables(f"{place}-items", {"a": {"w": state["int8 rows"]}, "b": state})
+
+    asked: list[str] = []
+    original = ArrayReader.read
+
+    async def counting(self: Any, requests: Any) -> Any:
+        asked.extend(request.leaf for request in requests)
+        return await original(self, requests)
+
+    ArrayReader.read = counting  # type: ignore[method-assign]
+
+    def context(**how: Any) -> Any:
+        options = hf.options.LoadAndBroadcastOptions(**how)
+        loading = hf.options.ArrayLoadOptions(
+            use_load_and_broadcast=True, load_and_broadcast_options=options
+        )
+        return hf.Context(array=hf.options.ArrayOptions(loading=loading))
+
+    read = {}
+    for primary, limit in ((0, None), (1, 128)):
+        asked.clear()
+        chosen = context(primary_replica_id=primary, broadcast_memory_limit_bytes=limit)
+        check(hf.load(place, state, context=chosen), state)
+        read[str(primary)] = sorted(asked)
+    several = hf.load_checkpointables(
+        f"{place}-items", {"a": {"w": state["int8 rows"]}, "b": state}, context=context()
+    )
+    check(several["b"], state)
+    check(several["a"], {"w": state["int8 rows"]})
+
+    def attempt(target: Any, **how: Any) -> dict[str, Any]:
+        return outcome(lambda: sorted(hf.load(place, target, context=context(**how))))
+
+    async def broken(self: Any, requests: Any) -> Any:
+        raise OSError("the disk of process 0 is gone")
+
+    if jax.process_index() == 0:
+        ArrayReader.read = broken  # type: ignore[method-assign]
+    fails = attempt(state)
+    ArrayReader.read = counting  # type: ignore[method-assign]
+    other = {**state, "odd": np.zeros(4, np.int8)} if jax.process_index() == 1 else state
+    fits_not = attempt(other)
+    turned = jax.sharding.Mesh(mesh.devices[::-1], mesh.axis_names)
+    elsewhere = global_array(np.arange(3, dtype=np.int8), turned)
+    other = {**state, "odd": elsewhere} if jax.process_index() == 1 else state
+    differs = attempt(other)
+    absent = attempt(state, primary_replica_id=2)
+    check(hf.load(place, state, context=context()), state)
+    return {
+        "read": read,
+        "fails": fails,
+        "fits not": fits_not,
+        "differs": differs,
+        "absent": absent,
+    }
