@@ -182,6 +182,32 @@ class WrappingForOne(Wrapping):
             super().finalize(directory)
 
 
+class Parts(Wrapping):
+    """Completes what it saves at once; what calls it then completes it again."""
+
+    def save(self, directory: Any, item: Any) -> None:
+        import holdfast as hf
+
+        super().save(directory, item)
+        multihost_utils.sync_global_devices("saved")
+        self.finalize(directory)
+        (directory / "more").mkdir()
+        hf.JsonCheckpointHandler().save(directory / "more", {"n": 1})
+
+    def finalize(self, directory: Any) -> None:
+        import holdfast as hf
+
+        super().finalize(directory)
+        if (directory / "more").exists():
+            hf.JsonCheckpointHandler().finalize(directory / "more")
+
+    def restore(self, directory: Any, item: Any = None) -> Any:
+        import holdfast as hf
+
+        assert hf.JsonCheckpointHandler().restore(directory / "more") == {"n": 1}
+        return super().restore(directory, item)
+
+
 class Composed:
     """A v1 handler that saves each half of its item with one of holdfast's."""
 
@@ -228,16 +254,44 @@ class Pair:
         self.tree = tree
 
 
+def _wrap_alone(place: str) -> None:
+    import holdfast as hf
+
+    me = jax.process_index()
+    options = hf.options.MultiprocessingOptions(primary_host=me, active_processes={me})
+    with hf.Checkpointer(Wrapping(), multiprocessing_options=options) as checkpointer:
+        checkpointer.save(place, {"n": me})
+        assert checkpointer.restore(place) == {"n": me}
+
+
 def wrap_handlers(folder: str) -> Any:
     """Saves with handlers of users' that call holdfast's, inside a checkpoint and outside."""
     import holdfast as hf
 
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
     me, a, tree = jax.process_index(), hf.args, _tree()
 
     def one(name: str, kind: Any, value: Any = tree) -> None:
         with hf.Checkpointer(kind()) as checkpointer:
             checkpointer.save(f"{folder}/{name}", value)
             _check(checkpointer.restore(f"{folder}/{name}", value))
+
+    class Extended(hf.StandardCheckpointHandler):
+        """As Orbax's own tests have it: complete when `save` returns."""
+
+        def save(self, directory: Any, *args: Any, **kwargs: Any) -> None:
+            super().save(directory, *args, **kwargs)
+            if me == 0:
+                self.finalize(directory)
+            multihost_utils.sync_global_devices("finalized")
+
+    def extended() -> None:
+        place, handler = f"{folder}/extended", Extended()
+        handler.save(place, args=a.StandardSave(tree))
+        _check(handler.restore(place, args=a.StandardRestore(tree)))
+        with hf.Checkpointer(handler) as checkpointer:
+            checkpointer.save(f"{place}-whole", args=a.StandardSave(tree))
+            _check(checkpointer.restore(f"{place}-whole", args=a.StandardRestore(tree)))
 
     items = a.Composite(**{f"i{n}": tree for n in range(3)})
 
@@ -258,12 +312,6 @@ def wrap_handlers(folder: str) -> Any:
         for n in range(3):
             _check(found[f"i{n}"])
 
-    def part_of_the_job() -> None:
-        options = hf.options.MultiprocessingOptions(primary_host=me, active_processes={me})
-        with hf.Checkpointer(Wrapping(), multiprocessing_options=options) as checkpointer:
-            checkpointer.save(f"{folder}/alone-{me}", {"n": me})
-            assert checkpointer.restore(f"{folder}/alone-{me}") == {"n": me}
-
     def named(value: Any = tree) -> None:
         registry = hf.handlers.local_registry()
         registry.add(Composed)
@@ -278,10 +326,12 @@ def wrap_handlers(folder: str) -> Any:
     done = {
         "all": outcome(one, "all", Wrapping),
         "one": outcome(one, "one", WrappingForOne),
+        "parts": outcome(one, "parts", Parts),
+        "extended": outcome(extended),
         "named": outcome(named),
         "several": outcome(several),
         "outside": outcome(outside),
-        "part": outcome(part_of_the_job),
+        "part": outcome(_wrap_alone, f"{folder}/alone-{me}"),
     }
     return {
         "done": {name: said.get("message") for name, said in done.items()},

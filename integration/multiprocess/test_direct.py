@@ -24,7 +24,7 @@ def test_handlers_of_users_leave_parts_to_those_of_holdfast(run, tmp_path):
         assert "tree['step']" in said["differs"]["message"], said
         assert said["left"] == []
     assert not (tmp_path / "differs").exists()
-    for name in ("all", "one", "named", "several", "alone-0", "alone-1"):
+    for name in ("all", "one", "parts", "extended-whole", "named", "several", "alone-0", "alone-1"):
         assert hf.verify(tmp_path / name).ok
 
 

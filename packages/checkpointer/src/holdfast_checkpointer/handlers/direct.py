@@ -251,6 +251,10 @@ def finalize(handler: CheckpointHandler, directory: Path) -> None:
     if saving is not None and saving.response is not None:
         saving.response.result()
 
+    around = InnerItems.around(directory)
+    if saving is None and around is not None and around[0].holds(around[1]):
+        return  # finalized before, or never to be: it is not here, but in the attempt
+
     async def finish() -> None:
         if saving is None:
             await _refuse_to_finalize_nothing(backend, key)

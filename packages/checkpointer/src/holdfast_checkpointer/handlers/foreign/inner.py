@@ -86,6 +86,10 @@ class InnerItems:
         """Whether this process finishes what all write."""
         return self._job.is_primary
 
+    def holds(self, way: str) -> bool:
+        """Whether an item was saved there or below."""
+        return any(not way or f"{one}/".startswith(f"{way}/") for one in self._items)
+
     @property
     def folders(self) -> set[str]:
         """Where items lie, by the way from the folder."""
