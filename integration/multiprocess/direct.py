@@ -134,6 +134,9 @@ def _call_alone(place: str) -> None:
     handler.save(place, {"n": me})
     handler.finalize(place)
     assert handler.restore(place) == {"n": me}
+    said = outcome(handler.save, f"{place}-part", {"w": {"rows": _tree()["rows"]}})
+    assert "'w.rows': the shard" in said["message"], said
+    assert not os.path.exists(f"{place}-part")
 
 
 def _key() -> Any:

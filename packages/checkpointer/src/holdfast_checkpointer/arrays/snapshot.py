@@ -130,11 +130,30 @@ def snapshot_all(
         for name, value in batch:
             rule = AS_IT_IS if rules is None else rules[len(taken)]
             if share is None:
+                _require_whole(name, value)
                 array = _ruled(_snapshot(name, value, copy_host=copy_host), rule)
             else:
                 array = _shared(name, value, rule, share, len(taken), copy_host=copy_host)
             taken.append(array)
     return taken
+
+
+def _require_whole(name: str, value: Any) -> None:
+    """Refuses an array of which a process that saves alone has only a part."""
+    if not isinstance(value, jax.Array) or value.is_fully_addressable:
+        return
+    shape = tuple(value.shape)
+
+    def bounds(index: Any) -> tuple[tuple[int, int], ...]:
+        return tuple((part.start, part.stop) for part in plan.normalized(index, shape))
+
+    wanted = {bounds(index) for index in value.sharding.devices_indices_map(shape).values()}
+    missing = wanted - {bounds(shard.index) for shard in value.addressable_shards}
+    if missing:
+        raise ValueError(
+            f"the array {name!r}: the shard {list(min(missing))} is only on other processes, and "
+            "this one saves alone; let all processes that have a part of it take part"
+        )
 
 
 def _ruled(array: StagedArray, rule: StorageRule) -> StagedArray:
@@ -155,7 +174,10 @@ def _shared(
         array = _ruled(_snapshot(name, value, copy_host=copy_host), rule)
         whole_shape = array.write_shape
     itemsize = storage_dtype(array.dtype).itemsize
-    part = share.part(value, position, whole_shape, itemsize, rule.chunk_bytes, rule.shard_axes)
+    try:
+        part = share.part(value, position, whole_shape, itemsize, rule.chunk_bytes, rule.shard_axes)
+    except ValueError as error:
+        raise ValueError(f"the array {name!r}: {error}") from error
     if whole_shape is None:
         array = dataclasses.replace(array, shards=_shards_of(value, part))
     return dataclasses.replace(array, part=part)

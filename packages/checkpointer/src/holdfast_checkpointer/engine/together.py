@@ -310,7 +310,9 @@ def _require_shared(ballots: Mapping[int, bytes]) -> bytes:
         where = ", ".join(f"process {p} in {root}" for p, root in list(blind.items())[:_SHOWN])
         raise StorageNotSharedError(
             f"the storage is not shared: what the primary has begun is not to be seen by {where}. "
-            "All processes of a job save to one place that all of them see"
+            "All processes of a job save to one place that all of them see; onto its own disk each "
+            "saves for itself what it has whole, with MultiprocessingOptions(primary_host="
+            "jax.process_index(), active_processes={jax.process_index()})"
         )
     return b"yes"
 

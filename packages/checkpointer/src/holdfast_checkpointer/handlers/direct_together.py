@@ -19,6 +19,8 @@ from holdfast_checkpointer.multihost.membership import Membership
 from holdfast_checkpointer.options import Context
 from holdfast_storage import DirectArea, StorageBackend, keys
 
+_PROBE = ".holdfast-seen-"
+
 
 async def save_together(
     backend: StorageBackend,
@@ -53,7 +55,7 @@ async def save_together(
         async with operation_for(job, deadline_s, area.label, call) as operation:
             save = JointSave(operation, backend, key, items, replace=False)
             await save.agree()
-            await _begin(save, area, look)
+            await _begin(save, area, look, unfinished)
             operation.enter("the write")
             records = await operation.until_failure(save.write_items(area))
             await area.sync()
@@ -68,8 +70,6 @@ async def save_together(
                     found[name].append(record)
             operation.enter("the merge")
             await save.finish(area, found)
-            for name in items.keys() - set(unfinished):
-                await area.delete(keys.join(name, UNFINALIZED))
             await area.sync()
             await operation.conclude(b"")
     finally:
@@ -77,16 +77,26 @@ async def save_together(
 
 
 async def _begin(
-    save: JointSave, area: DirectArea, look: Callable[[], Awaitable[None]] | None
+    save: JointSave,
+    area: DirectArea,
+    look: Callable[[], Awaitable[None]] | None,
+    unfinished: Collection[str],
 ) -> None:
-    """Marks the items as unfinished, on the primary, and makes sure that all see it."""
+    """Marks items as unfinished, on the primary, and makes sure that all see what it writes."""
     operation = save.operation
     token = uuid.uuid4().hex.encode()
     if operation.is_primary:
         operation.enter("the look at the folder")
         if look is not None:
             await look()
-        await run_all(area.put(keys.join(name, UNFINALIZED), token) for name in save.items)
+        await run_all(area.put(keys.join(name, UNFINALIZED), token) for name in unfinished)
+        if not unfinished:
+            await area.put(_PROBE + token.decode(), token)
     token = await operation.broadcast("the folder", token)
-    shown = keys.join(save.final, min(save.items), UNFINALIZED)
-    await save.show_storage(shown, lambda data: data == token)
+    probe = _PROBE + token.decode()
+    shown = keys.join(min(unfinished), UNFINALIZED) if unfinished else probe
+    try:
+        await save.show_storage(keys.join(save.final, shown), lambda data: data == token)
+    finally:
+        if operation.is_primary and not unfinished:
+            await area.delete(probe)
