@@ -88,7 +88,11 @@ class _Together:
 
 
 async def save_part(
-    backend: StorageBackend, final: str, contents: Contents, context: Context, call: Call | None
+    backend: StorageBackend,
+    final: str,
+    contents: Contents,
+    context: Context,
+    call: Call | None = None,
 ) -> None:
     """Saves one part of a checkpoint, in all processes of the job; see `partial.save`."""
     job = Membership.of(context.multiprocessing)
