@@ -43,6 +43,20 @@ HONOURED = {
     "AtomicityOptions.allow_legacy_atomic_rename": (
         True, "../../../integration/stores/test_orbax_saves", "taken_when_asked",
     ),
+    "ArrayOptions.Saving.use_replica_parallel": (True, "test_sharing", "replicas_are_cut"),
+    "ArrayOptions.Saving.min_slice_bytes_for_replica_parallel": (
+        5, "test_sharing", "in_no_smaller_slices",
+    ),
+    "ArrayOptions.Saving.max_replicas_for_replica_parallel": (
+        5, "test_sharing", "replicas_are_cut",
+    ),
+    "ArrayOptions.Loading.use_load_and_broadcast": (
+        True, "../../../integration/multiprocess/test_loads", "one_replica_reads",
+    ),
+    "ArrayOptions.Loading.load_and_broadcast_options": (
+        hf.options.LoadAndBroadcastOptions(primary_replica_id=1),
+        "test_restore_args", "which_replica_reads",
+    ),
     "ArrayOptions.Loading.enable_padding_and_truncation": (True, "test_restore_args", "padded"),
     "ArrayOptions.Loading.raise_array_data_missing_error": (False, "", "missing"),
     "CheckpointablesOptions.registry": (
@@ -65,7 +79,6 @@ ALWAYS = {
     "PyTreeOptions.Saving.pytree_metadata_options": hf.options.PyTreeMetadataOptions(
         support_rich_types=True
     ),
-    "ArrayOptions.Loading.use_load_and_broadcast": True,
 }
 
 REFUSED = {
@@ -81,13 +94,9 @@ REFUSED = {
     "ArrayOptions.Saving.use_zarr3": False,
     "ArrayOptions.Saving.enable_pinned_host_transfer": True,
     "ArrayOptions.Saving.enable_post_merge_validation": False,
-    "ArrayOptions.Saving.use_replica_parallel": True,
-    "ArrayOptions.Saving.min_slice_bytes_for_replica_parallel": 5,
-    "ArrayOptions.Saving.max_replicas_for_replica_parallel": 5,
     "ArrayOptions.Saving.enable_replica_parallel_separate_folder": True,
     "ArrayOptions.Saving.enable_write_sharding_file": False,
     "ArrayOptions.Saving.array_metadata_store": None,
-    "ArrayOptions.Loading.load_and_broadcast_options": hf.options.ArrayOptions(),
 }
 
 

@@ -140,6 +140,23 @@ def save(
     return "saved"
 
 
+def save_replicated(place: str) -> Any:
+    """Saves a large array that all have whole, with large and small ones; then as one writes it."""
+    import holdfast as hf
+
+    mesh = mesh_of([jax.device_count()])
+    tree = {"w": global_array(np.zeros((16, 1 << 20), np.uint8), mesh)}
+    for number in range(6):
+        size = (1 << 20) if number % 2 else 64
+        tree[f"{number}"] = global_array(np.full(size, number, np.uint8), mesh)
+    hf.save(f"{place}-divided", tree)
+    saving = hf.options.ArraySaveOptions(use_replica_parallel=False)
+    hf.save(
+        f"{place}-by-one", tree, context=hf.Context(array=hf.options.ArrayOptions(saving=saving))
+    )
+    return "saved"
+
+
 def load(place: str, shape: Sequence[int]) -> Any:
     """Loads together, onto a mesh of this job."""
     import holdfast as hf

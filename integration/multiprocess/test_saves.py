@@ -31,3 +31,19 @@ def test_orbax_loads_in_several_processes_what_several_saved_and_the_reverse(run
     assert run(2, "orbax_load", ours, [4]) == ["loaded"] * 2
     assert run(2, "orbax_save", theirs, [2, 2]) == ["saved"] * 2
     assert run(2, "load_from_orbax", theirs, [4]) == ["loaded"] * 2
+
+
+def test_what_all_processes_have_is_divided_among_them_or_written_by_the_first(run, tmp_path):
+    assert run(2, "save_replicated", str(tmp_path / "w")) == ["saved"] * 2
+
+    def written(place):
+        folders = [tmp_path / place / "state" / f"ocdbt.process_{n}" for n in range(2)]
+        return [sum(p.stat().st_size for p in f.rglob("*") if p.is_file()) for f in folders]
+
+    one, other = written("w-divided")
+    assert 19 << 20 < one + other < 20 << 20
+    assert abs(one - other) < 2 << 20
+    first, second = written("w-by-one")
+    assert first > 19 << 20
+    assert second < 1 << 16
+    assert hf.verify(tmp_path / "w-divided").ok

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast_checkpointer.arrays import plan
-from holdfast_checkpointer.arrays.sharing import Share
+from holdfast_checkpointer.arrays.sharing import Share, Slicing
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,16 @@ def jobs(draw):
     return Job(processes, mesh, order, shape, tuple(map(tuple, spec)))
 
 
-def parts(processes, shape, placed, limit, axes, position, itemsize):
+ANY_SLICE = Slicing(least_bytes=1)
+
+
+def parts(processes, shape, placed, limit, axes, position, itemsize, slicing=ANY_SLICE):
+    """What each process writes of an array, after `position` others of one chunk."""
     for me in processes:
-        share = Share(me, tuple(processes), limit)
-        yield me, share.divided(shape, placed, position, None, itemsize, None, axes)
+        share = Share(me, tuple(processes), limit, slicing)
+        for _ in range(position):
+            share.divided((1,), None, None, itemsize, None, ())
+        yield me, share.divided(shape, placed, None, itemsize, None, axes)
 
 
 def require_each_chunk_once(shape, found):
@@ -122,8 +128,60 @@ def test_what_each_process_has_whole_is_written_once_by_those_that_take_part(
     found = list(parts(processes, shape, None, limit, [], position, 4))
     require_each_chunk_once(shape, found)
     assert all(part.everywhere for _, part in found)
-    written = [len(part.owned) for _, part in found]
-    assert max(written) - min(written) <= 1  # divided fairly
+
+
+@given(
+    arrays=st.lists(
+        st.tuples(st.integers(1, 40), st.sampled_from([1, 4]), st.integers(1, 64)), max_size=30
+    ),
+    processes=st.integers(1, 5),
+    least=st.integers(1, 64),
+)
+def test_what_several_hold_is_divided_by_bytes_and_in_no_smaller_slices(arrays, processes, least):
+    written = dict.fromkeys(range(processes), 0)
+    largest = 0
+    for me in range(processes):
+        share = Share(me, tuple(range(processes)), 1 << 20, Slicing(least_bytes=least))
+        for rows, itemsize, columns in arrays:
+            part = share.divided((rows, columns), None, None, itemsize, None, ())
+            size = math.prod(part.chunk_shape) * itemsize
+            largest = max(largest, size)
+            whole = rows * columns * itemsize
+            # Cut between whole rows, and into a power of two of parts: half a slice at least.
+            assert size >= min(whole, max(1, least // 2 - columns * itemsize))
+            written[me] += sum(
+                math.prod(plan.extent(box)) * itemsize
+                for index, box in plan.chunks_of(
+                    (rows, columns), part.chunk_shape, plan.whole((rows, columns))
+                )
+                if index in part.owned
+            )
+    assert sum(written.values()) == sum(r * c * i for r, i, c in arrays)
+    assert max(written.values()) - min(written.values()) <= largest
+
+
+def test_large_arrays_between_small_ones_do_not_all_go_to_one_process():
+    written = []
+    for me in range(2):
+        share = Share(me, (0, 1), 16 << 20)
+        sizes = [1 << 20, 8] * 10
+        written.append(sum(s for s in sizes if share.divided((s,), None, None, 1, None, ()).owned))
+    assert max(written) - min(written) <= 1 << 20
+
+
+def test_replicas_are_cut_as_the_options_say():
+    mib = 1 << 20
+
+    def chunks(size, slicing, count=4):
+        found = dict(parts(range(count), (size,), None, 64 * mib, [], 0, 1, slicing))
+        return found[0].chunk_shape[0], [len(part.owned) for part in found.values()]
+
+    assert chunks(32 * mib, Slicing()) == (8 * mib, [1, 1, 1, 1])
+    assert chunks(12 * mib, Slicing()) == (3 * mib, [1, 1, 1, 1])  # a power of two of parts
+    assert chunks(7 * mib, Slicing()) == (7 * mib, [1, 0, 0, 0])
+    assert chunks(32 * mib, Slicing(most_replicas=2)) == (16 * mib, [1, 1, 0, 0])
+    assert chunks(32 * mib, Slicing(least_bytes=16 * mib)) == (16 * mib, [1, 1, 0, 0])
+    assert chunks(32 * mib, Slicing(enabled=False)) == (32 * mib, [1, 0, 0, 0])
 
 
 def test_a_replicated_array_is_divided_among_its_replicas_and_arrays_of_one_chunk_take_turns():
@@ -131,7 +189,11 @@ def test_a_replicated_array_is_divided_among_its_replicas_and_arrays_of_one_chun
     found = dict(parts(range(4), (8, 4), placed, 32, [], 0, 4))
     assert [len(found[me].owned) for me in range(4)] == [1] * 4
     turns = [
-        [me for me, part in parts(range(4), (8, 4), placed, 1 << 20, [], n, 4) if part.owned]
+        [
+            me
+            for me, part in parts(range(4), (8, 4), placed, 1 << 20, [], n, 4, Slicing())
+            if part.owned
+        ]
         for n in range(5)
     ]
     assert turns == [[0], [1], [2], [3], [0]]
@@ -140,4 +202,4 @@ def test_a_replicated_array_is_divided_among_its_replicas_and_arrays_of_one_chun
 def test_a_shard_of_processes_that_take_no_part_is_refused_and_named():
     placed = {Device(n, n): (slice(2 * n, 2 * n + 2),) for n in range(4)}
     with pytest.raises(ValueError, match=r"\[\(4, 6\)\] is only on processes \[2\]"):
-        Share(0, (0, 1, 3), 64).divided((8,), placed, 0, None, 4, None, ())
+        Share(0, (0, 1, 3), 64).divided((8,), placed, None, 4, None, ())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
+from holdfast_checkpointer.arrays.sharing import Slicing
 from holdfast_checkpointer.errors import UnsupportedOptionError
 from holdfast_metadata import MetadataError, dtype_name
 
@@ -81,10 +82,13 @@ class ArraySaveOptions:
             refused.
         enable_post_merge_validation: What was written is always compared with what was to be
             written before the commit; False is refused.
-        use_replica_parallel: One copy of each replicated part is written; True is refused.
-        min_slice_bytes_for_replica_parallel: Likewise; only None is accepted.
-        max_replicas_for_replica_parallel: Likewise; only None is accepted.
-        enable_replica_parallel_separate_folder: Likewise; only False is accepted.
+        use_replica_parallel: What several processes hold is divided among them; False has the
+            first of them write it. One copy is written in either case.
+        min_slice_bytes_for_replica_parallel: A shard is cut into no smaller slices for that;
+            None for 4 MiB.
+        max_replicas_for_replica_parallel: Nor into more; None for as many as hold it.
+        enable_replica_parallel_separate_folder: Each process has one database for all that it
+            writes; only False is accepted.
         enable_write_sharding_file: Shardings are always recorded; False is refused.
         array_metadata_store: Shapes of chunks are always recorded; only Orbax's default is
             accepted.
@@ -117,8 +121,17 @@ class ArraySaveOptions:
 
     def __post_init__(self) -> None:
         self._set_compression()
-        for name in ("chunk_bytes", "bytes_in_flight"):
+        for name in (
+            "chunk_bytes",
+            "bytes_in_flight",
+            "min_slice_bytes_for_replica_parallel",
+            "max_replicas_for_replica_parallel",
+        ):
             _at_least_one(name, getattr(self, name))
+        if self.use_replica_parallel not in (None, True, False):
+            raise ValueError(
+                f"use_replica_parallel must be a bool or None, got {self.use_replica_parallel!r}"
+            )
         if self.small_leaf_bytes < 0:
             raise ValueError(f"small_leaf_bytes must not be negative, got {self.small_leaf_bytes}")
         check_file_size(self.ocdbt_target_data_file_size)
@@ -136,6 +149,15 @@ class ArraySaveOptions:
         for name, (accepted, because) in _SAVED_ALWAYS.items():
             _refuse_others(name, getattr(self, name), accepted, because)
 
+    @property
+    def slicing(self) -> Slicing:
+        """How what several processes hold is divided among them."""
+        return Slicing(
+            self.use_replica_parallel is not False,
+            self.min_slice_bytes_for_replica_parallel or Slicing.least_bytes,
+            self.max_replicas_for_replica_parallel,
+        )
+
     def _set_compression(self) -> None:
         if self.compression not in (None, "zstd"):
             raise ValueError(f"compression must be None or 'zstd', got {self.compression!r}")
@@ -147,16 +169,15 @@ class ArraySaveOptions:
             object.__setattr__(self, "compression", "zstd")
 
 
-_REPLICAS = "one copy of each replicated part is written, by one device"
 _SAVED_ALWAYS: dict[str, tuple[tuple[Any, ...], str]] = {
     "use_ocdbt": ((True,), "holdfast writes one OCDBT database; it reads all of Orbax's layouts"),
     "use_zarr3": ((True,), "holdfast writes zarr 3; it reads zarr 2 as well"),
     "enable_pinned_host_transfer": ((None, False), "copies go through JAX's own host buffers"),
     "enable_post_merge_validation": ((True,), "every save checks what was written"),
-    "use_replica_parallel": ((None, False), _REPLICAS),
-    "min_slice_bytes_for_replica_parallel": ((None,), _REPLICAS),
-    "max_replicas_for_replica_parallel": ((None,), _REPLICAS),
-    "enable_replica_parallel_separate_folder": ((False,), _REPLICAS),
+    "enable_replica_parallel_separate_folder": (
+        (False,),
+        "each process has one database for all that it writes",
+    ),
     "enable_write_sharding_file": ((True,), "shardings are part of the checkpoint"),
     "array_metadata_store": ((...,), "the shapes of chunks are part of the checkpoint"),
 }

@@ -1,19 +1,20 @@
 """Which process of a job writes which chunks of an array.
 
-Every process computes the same answer from what all of them know: the array's sharding, its
-place in the tree, and the processes that take part. Nothing is exchanged. What several
-processes hold is divided among them chunk by chunk; an array of one chunk goes to one of
-them, another for the next array.
+Every process computes the same answer from what all of them know: the arrays' shardings, their
+order in the tree, and the processes that take part. Nothing is exchanged. What several
+processes hold is cut into a slice for each, if that is not too small, and each chunk goes to
+that one of them which has the fewest bytes to write so far.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import numpy as np
 
 from holdfast_checkpointer.arrays import plan
 
@@ -43,24 +44,54 @@ class ArrayPart:
         return bool(self.owned) or self.describes
 
 
+MIB = 1 << 20
+
+
 @dataclass(frozen=True)
+class Slicing:
+    """How what several processes hold is cut for them.
+
+    Attributes:
+        enabled: Whether they divide it; else the first of them writes it.
+        least_bytes: No slice is made smaller.
+        most_replicas: Among how many it is cut at most; None for all.
+    """
+
+    enabled: bool = True
+    least_bytes: int = 4 * MIB
+    most_replicas: int | None = None
+
+    def bytes_each(self, size: int, replicas: int) -> int | None:
+        """The size of a slice of a shard; None if it stays whole."""
+        parts = min(replicas, self.most_replicas or replicas)
+        if not self.enabled or parts < 2 or size < 2 * self.least_bytes:
+            return None
+        return max(self.least_bytes, -(-size // parts))
+
+
+@dataclass
 class Share:
-    """How the arrays of a save are divided.
+    """How the arrays of a save are divided; asked for one array after the other, in order.
 
     Attributes:
         me: This process.
         processes: Those that take part, in order.
         chunk_bytes: A chunk is at most this large, unless an array has a rule of its own.
+        slicing: How replicas are cut.
     """
 
     me: int
     processes: tuple[int, ...]
     chunk_bytes: int
+    slicing: Slicing = field(default_factory=Slicing)
+    _load: np.ndarray[Any, np.dtype[np.int64]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._load = np.zeros(len(self.processes), np.int64)
 
     def part(
         self,
         value: Any,
-        position: int,
         write_shape: plan.Shape | None,
         itemsize: int,
         chunk_bytes: int | None,
@@ -70,7 +101,6 @@ class Share:
 
         Args:
             value: The array.
-            position: Its number among the arrays of the save.
             write_shape: Of what one device holds, for an array that each process has whole.
             itemsize: Bytes per element on storage.
             chunk_bytes: The array's own limit of a chunk.
@@ -83,13 +113,12 @@ class Share:
         placed: Mapping[Any, Any] | None = None
         if isinstance(value, jax.Array) and not value.is_fully_addressable:
             placed = value.sharding.devices_indices_map(shape)
-        return self.divided(shape, placed, position, write_shape, itemsize, chunk_bytes, axes)
+        return self.divided(shape, placed, write_shape, itemsize, chunk_bytes, axes)
 
     def divided(
         self,
         shape: plan.Shape,
         placed: Mapping[Any, Any] | None,
-        position: int,
         write_shape: plan.Shape | None,
         itemsize: int,
         chunk_bytes: int | None,
@@ -100,7 +129,6 @@ class Share:
         Args:
             shape: Its shape.
             placed: What each device has of it; None if each process has everything.
-            position: See `part`.
             write_shape: See `part`.
             itemsize: See `part`.
             chunk_bytes: See `part`.
@@ -113,17 +141,32 @@ class Share:
         everywhere = holders is None
         regions = [(plan.whole(shape), self.processes)] if holders is None else holders
         write_shape = write_shape or _common_shape(shape, [region for region, _ in regions])
-        chunk = plan.chunk_shape(
-            shape, write_shape, itemsize, chunk_bytes or self.chunk_bytes, axes
-        )
+        limit = chunk_bytes or self._limit(write_shape, itemsize, [who for _, who in regions])
+        chunk = plan.chunk_shape(shape, write_shape, itemsize, limit, axes)
         owned = set()
         for region, processes in regions:
-            for number, (index, _) in enumerate(plan.chunks_of(shape, chunk, region)):
-                if processes[(position + number) % len(processes)] == self.me:
+            where = np.searchsorted(self.processes, processes)
+            for index, box in plan.chunks_of(shape, chunk, region):
+                if self._next(where, math.prod(plan.extent(box)) * itemsize) == self.me:
                     owned.add(index)
-        empty = 0 in shape
-        describes = empty and self.processes[position % len(self.processes)] == self.me
+        describes = 0 in shape and self._next(np.arange(len(self.processes)), 0) == self.me
         return ArrayPart(write_shape, chunk, frozenset(owned), describes, everywhere)
+
+    def _limit(
+        self, write_shape: plan.Shape, itemsize: int, holders: Sequence[tuple[int, ...]]
+    ) -> int:
+        """How large a chunk may be, so that each replica can write its slice."""
+        size = math.prod(write_shape) * itemsize
+        each = self.slicing.bytes_each(size, min((len(who) for who in holders), default=1))
+        return self.chunk_bytes if each is None else min(self.chunk_bytes, each)
+
+    def _next(self, where: Any, size: int) -> int:
+        """The process that writes some bytes, of those at `where`, which notes them."""
+        chosen = int(where[0])
+        if self.slicing.enabled and len(where) > 1:
+            chosen = int(where[np.argmin(self._load[where])])
+        self._load[chosen] += max(size, 1)  # also what is empty has to be described
+        return self.processes[chosen]
 
     def _holders(
         self, placed: Mapping[Any, Any], shape: plan.Shape

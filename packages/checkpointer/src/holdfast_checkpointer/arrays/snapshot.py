@@ -133,7 +133,7 @@ def snapshot_all(
                 _require_whole(name, value)
                 array = _ruled(_snapshot(name, value, copy_host=copy_host), rule)
             else:
-                array = _shared(name, value, rule, share, len(taken), copy_host=copy_host)
+                array = _shared(name, value, rule, share, copy_host=copy_host)
             taken.append(array)
     return taken
 
@@ -163,7 +163,7 @@ def _ruled(array: StagedArray, rule: StorageRule) -> StagedArray:
 
 
 def _shared(
-    name: str, value: Any, rule: StorageRule, share: Share, position: int, *, copy_host: bool
+    name: str, value: Any, rule: StorageRule, share: Share, *, copy_host: bool
 ) -> StagedArray:
     """What this process has of an array, with what it writes of it."""
     if isinstance(value, jax.Array) and not value.is_fully_addressable:
@@ -175,7 +175,7 @@ def _shared(
         whole_shape = array.write_shape
     itemsize = storage_dtype(array.dtype).itemsize
     try:
-        part = share.part(value, position, whole_shape, itemsize, rule.chunk_bytes, rule.shard_axes)
+        part = share.part(value, whole_shape, itemsize, rule.chunk_bytes, rule.shard_axes)
     except ValueError as error:
         raise ValueError(f"the array {name!r}: {error}") from error
     if whole_shape is None:

@@ -242,7 +242,9 @@ class PyTreeCheckpointHandler(CheckpointHandler):
 
 def _share(context: Context, options: ArraySaveOptions) -> Share | None:
     job = Membership.of(context.multiprocessing)
-    return None if job.alone else Share(job.me, job.processes, options.chunk_bytes)
+    if job.alone:
+        return None
+    return Share(job.me, job.processes, options.chunk_bytes, options.slicing)
 
 
 def _refuse_transforms(args: Any) -> None:
