@@ -109,6 +109,7 @@ def call_handlers(folder: str) -> Any:
         "done": {name: said.get("message") for name, said in done.items()},
         "differs": outcome(handler.save, f"{folder}/differs", {**tree, "step": me}),
         "bad": outcome(handler.save, f"{folder}/bad", bad),
+        "elsewhere": outcome(handler.save, f"{folder}/elsewhere", {"w": _on_the_last()}),
         "taken": outcome(handler.save, f"{folder}/standard-all", tree),
         "left": keys_left(),
     }
@@ -137,6 +138,15 @@ def _call_alone(place: str) -> None:
     said = outcome(handler.save, f"{place}-part", {"w": {"rows": _tree()["rows"]}})
     assert "'w.rows': the shard" in said["message"], said
     assert not os.path.exists(f"{place}-part")
+
+
+def _on_the_last() -> jax.Array:
+    """An array of which only the last process has anything."""
+    devices = [d for d in jax.devices() if d.process_index == jax.process_count() - 1]
+    mesh = jax.sharding.Mesh(np.array(devices, dtype=object), ("x",))
+    placed = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    mine = [jax.device_put(np.ones(4, np.float32), d) for d in placed.addressable_devices]
+    return jax.make_array_from_single_device_arrays((4,), placed, mine, dtype=np.float32)
 
 
 def _key() -> Any:

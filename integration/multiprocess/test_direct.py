@@ -12,9 +12,10 @@ def test_handlers_that_are_called_directly_save_together(run, tmp_path):
         assert "DisagreementError" in said["differs"]["error"], said
         assert "step" in said["differs"]["message"]
         assert "ValueError" in said["bad"]["error"], said
+        assert "no sharding on process 1" in said["elsewhere"]["message"], said
         assert "FileExistsError" in said["taken"]["error"], said
         assert said["left"] == []
-    assert not {"bad", "differs"} & set(os.listdir(tmp_path))
+    assert not {"bad", "differs", "elsewhere"} & set(os.listdir(tmp_path))
 
 
 def test_handlers_of_users_leave_parts_to_those_of_holdfast(run, tmp_path):

@@ -2,6 +2,8 @@
 
 import os
 
+import pytest
+
 import holdfast as hf
 
 
@@ -23,6 +25,7 @@ def test_each_process_saves_its_iterator_and_other_processes_need_a_hook(run, tm
         assert said["divided"]["value"] == 21
 
 
+@pytest.mark.slow
 def test_runs_with_iterators_of_grain_go_on_with_more_processes_and_with_fewer(run, tmp_path):
     for said in run(2, "per_process.runs_with_grain", str(tmp_path)):
         found = said["goes on"]

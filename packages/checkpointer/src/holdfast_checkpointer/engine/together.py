@@ -364,6 +364,8 @@ def _said(what: Mapping[str, Any], fields: Collection[str]) -> str:
     if not what:
         return "nothing"
     shown = {key: what[key] for key in sorted(fields or what) if what.get(key) is not None}
+    if not shown:  # all of the array is on this process, and parts of it elsewhere
+        return f"no {' or '.join(sorted(fields))}"
     return ", ".join(
         f"values of digest {' '.join(value)}" if key == "bytes" else f"{key} {value}".strip()
         for key, value in shown.items()
