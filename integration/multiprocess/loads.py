@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -125,3 +128,62 @@ def once(place: str) -> Any:
         "differs": differs,
         "absent": absent,
     }
+
+
+# Of each array its shape and dtype; the axes of the mesh it lies along in four ways, one for
+# each job: a mesh of axes x, y and z. Axes that a job's mesh lacks are left out.
+WAYS: dict[str, tuple[tuple[int, ...], str, tuple[tuple[Any, ...], ...]]] = {
+    "rows": ((16, 6), "float32", (("x",), (("x", "y"),), (), ("y",))),
+    "inner": ((4, 16, 8), "bfloat16", ((None, "y"), (None, None, "x"), (None, "x", "y"), ())),
+    "both": ((8, 8), "int32", (("x", "y"), ("y", "x"), ("y",), (None, ("y", "x")))),
+    "joined": ((16, 3), "uint16", ((("x", "y"),), ("x",), (("y", "x"),), ("x",))),
+    "deep": ((8, 8, 8), "float32", (("x", "y", "z"), ("z", None, "x"), (), (None, "z", "y"))),
+    "whole": ((5, 7), "float64", ((), (), (), ())),
+    "four bits": ((8, 16), "int4", (("x",), (None, "y"), ("y", "x"), ("x",))),
+    "eight bits": ((16,), "float8_e5m2", (("y",), ("x",), (), (("x", "y"),))),
+    "complex": ((8, 4), "complex64", ((None, "x"), ("y",), ("x",), ())),
+    "empty": ((0, 8), "float32", ((None, "x"), (), (None, "y"), ())),
+    "number": ((), "int32", ((), (), (), ())),
+    "keys": ((8,), "key", (("x",), ("y",), (), (("x", "y"),))),
+    "many keys": ((8, 4), "key", (("x", "y"), (None, "x"), ("y",), ())),
+}
+
+
+def laid_out(mesh: jax.sharding.Mesh, way: int) -> dict[str, Any]:
+    """The arrays in one of the four ways, values included."""
+    found = {}
+    for seed, (name, (shape, kind, ways)) in enumerate(WAYS.items()):
+        spec = tuple(_within(part, mesh) for part in ways[way])
+        if kind == "key":
+            sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+            make = functools.partial(jax.random.split, jax.random.key(seed), shape)
+            found[name] = jax.jit(make, out_shardings=sharding)()
+        else:
+            numbers = np.arange(math.prod(shape)).reshape(shape) * (seed + 1) % 15 - 7
+            dtype = jax.dtypes.canonicalize_dtype(jnp.dtype(kind))
+            found[name] = global_array(numbers.astype(dtype), mesh, *spec)
+    return {**found, "host": np.arange(6) + 0.5, "words": {"name": "adam", "step": 7}}
+
+
+def _within(part: Any, mesh: jax.sharding.Mesh) -> Any:
+    """A part of a spec without the axes that the mesh lacks."""
+    if isinstance(part, tuple):
+        return tuple(axis for axis in part if axis in mesh.axis_names) or None
+    return part if part in mesh.axis_names else None
+
+
+def relay(source: str | None, place: str, shape: Sequence[int], way: int) -> Any:
+    """Loads what a job before has saved onto this job's mesh, compares it, and saves it anew."""
+    import holdfast as hf
+
+    expected = laid_out(mesh_of(shape), way)
+    if source is None:
+        saving = hf.options.ArraySaveOptions(chunk_bytes=64)
+        hf.save(place, expected, context=hf.Context(array=hf.options.ArrayOptions(saving=saving)))
+        return "saved"
+    found = hf.load(source, expected)
+    assert found.pop("words") == expected.pop("words")
+    check(found, expected)
+    found["words"] = {"name": "adam", "step": 7}
+    hf.save(place, found)
+    return "relayed"

@@ -157,16 +157,6 @@ def save_replicated(place: str) -> Any:
     return "saved"
 
 
-def load(place: str, shape: Sequence[int]) -> Any:
-    """Loads together, onto a mesh of this job."""
-    import holdfast as hf
-
-    target = state(mesh_of(shape))
-    found = hf.load(place, target)
-    check(found)
-    return "loaded"
-
-
 def outcome(work: Any, *arguments: Any, **how: Any) -> dict[str, Any]:
     """What some work returns or raises, and after how long."""
     began = time.monotonic()

@@ -1,5 +1,27 @@
 """What the processes of a job read, and what they get."""
 
+import jax
+import pytest
+
+import holdfast as hf
+
+
+@pytest.mark.slow
+def test_four_two_one_and_eight_processes_hand_a_tree_on_in_every_layout(run, tmp_path):
+    jobs = [(4, [4, 2], 0, 2), (2, [2, 2], 1, 2), (1, [1, 2], 2, 2), (8, [2, 2, 2], 3, 1)]
+    jobs.append((4, [2, 2, 2], 0, 2))  # and back
+    source = None
+    for number, (count, mesh, way, devices) in enumerate(jobs):
+        place = str(tmp_path / str(number))
+        said = run(count, "loads.relay", source, place, mesh, way, devices=devices)
+        assert said == ["relayed" if source else "saved"] * count, said
+        assert hf.verify(place).ok
+        source = place
+    alone = hf.load(source)  # without a target, in a process that has one device
+    assert alone["number"].sharding.device_set <= set(jax.devices())
+    assert alone["words"] == {"name": "adam", "step": 7}
+    assert alone["many keys"].shape == (8, 4)
+
 
 def test_one_replica_reads_and_the_others_get_every_bit_over_the_devices(run, tmp_path):
     found = run(4, "loads.once", str(tmp_path / "checkpoint"), devices=1)

@@ -3,14 +3,6 @@
 import holdfast as hf
 
 
-def test_what_two_processes_save_others_load(run, tmp_path):
-    place = str(tmp_path / "checkpoint")
-    assert run(2, "save", place, [2, 2], 64) == ["saved"] * 2
-    assert hf.verify(place).ok
-    assert run(1, "load", place, [2]) == ["loaded"]
-    assert run(4, "load", place, [4, 2]) == ["loaded"] * 4
-
-
 def test_without_a_target_everything_comes_back_where_it_was_or_where_it_can_be(run, tmp_path):
     place = str(tmp_path / "checkpoint")
     run(2, "save", place, [2, 2])
