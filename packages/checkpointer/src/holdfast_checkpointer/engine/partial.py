@@ -115,7 +115,7 @@ async def save_part(
 
             async def lead(place: str) -> CommitRecord:
                 part = dataclasses.replace(joint, final=place)
-                return await part.lead(documents_of(contents, place), replace=False)
+                return await part.commit(documents_of(contents, place), replace=False)
 
             record = await _add_part(backend, final, contents, lead)
             await operation.conclude(record.to_bytes())

@@ -142,9 +142,7 @@ async def write_checkpoint(
 
             async def lead(replaces: bool) -> CommitRecord:
                 await refuse_if_taken(backend, final, replace=replaces, force=force)
-                record = await save.lead(documents, replace=replaces)
-                await operation.conclude(record.to_bytes())
-                return record
+                return await save.lead(documents, replace=replaces)
 
             return await (around(lead) if around else lead(replace))
     finally:

@@ -126,6 +126,12 @@ class JointSave:
         return found
 
     async def lead(self, documents: Documents, *, replace: bool) -> CommitRecord:
+        """Commits, and tells the others."""
+        record = await self.commit(documents, replace=replace)
+        await self.operation.conclude(record.to_bytes())
+        return record
+
+    async def commit(self, documents: Documents, *, replace: bool) -> CommitRecord:
         """Begins, writes this process's part, merges those of all, and commits.
 
         The others wait for the record as the operation's end.
