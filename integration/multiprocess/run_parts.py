@@ -258,3 +258,50 @@ def preempted(folder: str) -> Any:
                 break
             time.sleep(0.01)
         return [step, steps_of(run)]
+
+
+def train(folder: str, log: str, until: int) -> Any:
+    """Goes on where the run is; notes each step that was said to be saved, until it is killed."""
+    import holdfast as hf
+
+    keep = hf.training.preservation_policies.LatestN(3)
+    noted = Path(f"{log}-{jax.process_index()}")
+    with hf.training.Checkpointer(folder, preservation_policy=keep) as run:
+        found = steps_of(run)
+        for step in found:
+            assert is_step(run.load(step, tree(step)), step)
+        step = found[-1] + 1 if found else 0
+        last = step + until
+        while step < last:
+            if step % 2:
+                run.save_async(step, tree(step)).result()
+            else:
+                run.save(step, tree(step))
+            with noted.open("a") as file:
+                file.write(f"{step}\n")
+            step += 1
+        run.wait()
+        return {"found": found, "left": steps_of(run)}
+
+
+def on_a_store(folder: str) -> Any:
+    """A short training: saves, retention, a failure of one process, a step saved again, a load."""
+    import holdfast as hf
+
+    keep = hf.training.preservation_policies.LatestN(2)
+    with hf.training.Checkpointer(folder, preservation_policy=keep) as run:
+        for step in range(4):
+            run.save_async(step, tree(step)).result()
+        with broken("write" if jax.process_index() == 1 else None):
+            told = outcome(run.save, 4, tree(4))
+        again = bool(run.save(4, tree(4)))
+        taken = outcome(run.save, 4, tree(4))
+        overwritten = bool(run.save(4, tree(40), overwrite=True))
+        loaded = is_step(run.load(4, tree(4)), 40) and is_step(run.load(3, tree(3)), 3)
+        return {
+            "told": told,
+            "again": again,
+            "taken": taken,
+            "loaded": loaded and overwritten,
+            "known": steps_of(run),
+        }
