@@ -16,16 +16,20 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from integration.benchmarks import measure, stores
+from integration.benchmarks import jobs, measure, stores
 
 _VERSIONS = ("holdfast", "orbax-checkpoint", "jax", "tensorstore", "numpy")
-_MEASUREMENTS = measure.MEASUREMENTS | {"store": stores.object_store}
+_MEASUREMENTS = measure.MEASUREMENTS | {
+    "store": stores.object_store,
+    "jobs": jobs.jobs,
+}
 _NOTES = (
     "Medians over the counted repetitions, contenders taking turns. A save ends when it is durable "
     "as far as the contender goes: holdfast syncs every file, the folders and the rename; Orbax "
     "its array files, not its JSON files nor the rename; the raw disk is one file, written and "
     "synced. A load ends when every array is ready, with shapes, dtypes and shardings given. "
-    "Cold: the files' pages are dropped before."
+    "Cold: the files' pages are dropped before. In a job the slowest process counts, from when all "
+    "begin; its raw disk is a file of each process with its share."
 )
 
 

@@ -67,7 +67,8 @@ def start(
 
     Args:
         count: How many.
-        part: The function that each runs: of `parts`, or of another module, as `module.function`.
+        part: The function that each runs: of `parts`, of another module here, as
+            `module.function`, or of one elsewhere in `integration`, by its full name.
         *arguments: Its arguments.
         devices: CPU devices of each process.
         before: For each process words to put before its command.
@@ -102,9 +103,9 @@ def main() -> None:
             f"127.0.0.1:{port}", int(count), int(index), initialization_timeout=60
         )
     module, _, name = part.rpartition(".")
-    function = getattr(
-        importlib.import_module(f"integration.multiprocess.{module or 'parts'}"), name
-    )
+    if not module.startswith("integration."):
+        module = f"integration.multiprocess.{module or 'parts'}"
+    function = getattr(importlib.import_module(module), name)
     try:
         result = function(*json.loads(arguments))
     except Exception as error:
