@@ -15,6 +15,7 @@ import pytest
 from etils import epath
 
 import holdfast as hf
+from holdfast_checkpointer.handlers.foreign.folders import ItemFolder
 
 a = hf.args
 
@@ -362,6 +363,24 @@ def test_an_interrupt_in_a_handler_stops_the_save(place):
     with pytest.raises(KeyboardInterrupt):
         checkpointer.save(f"{place}/x", VALUE)
     hf.save(f"{place}/x", {"w": 1})
+
+
+def test_a_save_that_is_cancelled_as_it_removes_its_spool_removes_it(monkeypatch):
+    begun, ended, remove = threading.Event(), threading.Event(), ItemFolder.discard
+
+    async def discard(self, worker):
+        begun.set()
+        await asyncio.sleep(0.2)
+        await remove(self, worker)
+        ended.set()
+
+    monkeypatch.setattr(ItemFolder, "discard", discard)
+    checkpointer = hf.AsyncCheckpointer(Duck())
+    checkpointer.save("memory://cancelled/x", VALUE)
+    begun.wait()
+    checkpointer.cancel()
+    assert ended.is_set()
+    assert not hf.is_checkpoint("memory://cancelled/x")
 
 
 def test_a_save_that_is_cancelled_waits_for_the_handler_and_leaves_nothing(place):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import logging
 import time
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from holdfast_checkpointer.concurrency import run_all
-from holdfast_checkpointer.engine.desk import Desk
+from holdfast_checkpointer.engine.desk import Desk, carried_through
 from holdfast_checkpointer.engine.names import ORBAX_COMMIT, ORBAX_MARKER
 from holdfast_checkpointer.engine.response import AsyncResponse
 from holdfast_checkpointer.engine.together import JointSave, operation_for
@@ -219,9 +220,13 @@ async def _write_items(area: WriteArea, contents: Contents) -> None:
 
 
 async def discard(contents: Contents) -> None:
-    """Removes what items hold outside of what was written."""
-    for item in contents.items.values():
-        await item.staged.discard()
+    """Removes what items hold outside of what was written, to the end if cancelled meanwhile."""
+
+    async def each() -> None:
+        for item in contents.items.values():
+            await item.staged.discard()
+
+    await carried_through(asyncio.ensure_future(each()))
 
 
 async def write_step_documents(
