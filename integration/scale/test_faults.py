@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import time
@@ -15,12 +16,14 @@ import pytest
 from holdfast_checkpointer.engine import together
 from holdfast_checkpointer.engine.saving import write_step_documents
 from holdfast_checkpointer.engine.together import JointSave
-from holdfast_checkpointer.handlers.base import Item
+from holdfast_checkpointer.handlers.base import Item, ItemRecord
 from holdfast_checkpointer.multihost.coordinator import Coordinator
 from holdfast_checkpointer.multihost.errors import CoordinationError
 from holdfast_checkpointer.multihost.memory_service import MemoryService
+from holdfast_local.backend import LocalBackend
 from holdfast_metadata import CommitRecord, HoldfastError
 from holdfast_storage import errors, keys
+from holdfast_storage.backend import StorageBackend
 from holdfast_storage.commit import read_record
 from holdfast_storage.testing.faulty import Fault, FaultyBackend, SimulatedCrash
 from holdfast_storage.testing.tables import TableBackend
@@ -51,6 +54,9 @@ class Service:
             fault = self._job.service_faults.get((self._me, self.calls))
             if fault == "fails":
                 raise CoordinationError("injected: UNAVAILABLE")
+            if fault == "loses its reply":
+                await method(*args, **how)
+                raise CoordinationError("injected: the reply was lost")
             if fault == "cancel":
                 self._job.tasks[self._me].cancel()
             if fault == "sent twice" and name == "put":
@@ -64,7 +70,8 @@ class Service:
 class Job:
     """Processes that save one checkpoint together, in one store."""
 
-    store: TableBackend = field(default_factory=TableBackend)
+    store: StorageBackend = field(default_factory=TableBackend)
+    part: Callable[[int], Part] = Part
     service: MemoryService = field(default_factory=MemoryService)
     faults: dict[int, dict[int, Fault]] = field(default_factory=dict)
     service_faults: dict[tuple[int, int], str] = field(default_factory=dict)
@@ -109,7 +116,7 @@ class Job:
             deadline_s=DEADLINE_S,
             prefix=f"job {self.number}",
         )
-        items = {"state": Item(Part(me), "a handler")}
+        items = {"state": Item(self.part(me), "a handler")}
 
         async def documents(area: Any) -> None:
             await write_step_documents(area, "7", {"state": ""}, None, marker=True, started=0)
@@ -159,6 +166,19 @@ async def at_once(cases: list[tuple[Any, Callable[[], Job]]]) -> None:
             group.create_task(check(make(), told))
 
 
+class Sleeping(Part):
+    """Process 1 fails; process 2 stands still and hears of it when nobody waits for it any more."""
+
+    async def write(self, area: Any) -> ItemRecord:
+        if self.process == 1:
+            raise errors.StorageError("full")
+        if self.process == 2:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(TOO_LONG_S)
+            await asyncio.sleep(1.0)
+        return await super().write(area)
+
+
 async def calls_of_a_save() -> tuple[list[int], list[int]]:
     """How many mutations of the store, and calls to the coordinator, each process makes."""
     job = Job()
@@ -185,7 +205,7 @@ async def test_storage_fails_or_a_process_dies_at_every_mutation(fault):
     await at_once(cases)
 
 
-@pytest.mark.parametrize("fault", ["fails", "cancel", "sent twice"])
+@pytest.mark.parametrize("fault", ["fails", "loses its reply", "cancel", "sent twice"])
 async def test_the_coordinator_fails_or_the_save_is_stopped_at_every_call(fault):
     _, calls = await calls_of_a_save()
     cases = [
@@ -194,3 +214,22 @@ async def test_the_coordinator_fails_or_the_save_is_stopped_at_every_call(fault)
         for number in range(1, calls[me] + 1)
     ]
     await at_once(cases)
+
+
+@pytest.mark.parametrize("kind", ["a record decides", "a put decides", "a rename decides", "files"])
+async def test_who_wakes_after_a_failed_attempt_was_removed_leaves_nothing_of_it(kind, tmp_path):
+    store = {
+        "a record decides": TableBackend,
+        "a put decides": functools.partial(TableBackend, decided=True),
+        "a rename decides": functools.partial(TableBackend, rename=True),
+        "files": functools.partial(LocalBackend, str(tmp_path)),
+    }[kind]()
+    job = Job(store=store, part=Sleeping)
+    found = await job.run()
+    assert isinstance(found[1], errors.StorageError)
+    assert [getattr(said, "process", None) for said in found] == [1, None, 1]
+    left = {keys.leaf(info.key) async for info in store.walk("")}
+    assert left <= {"_COMMIT.json", ".7.commit"}  # by which it can never be committed
+    assert job.service.keys == []
+    again = await Job(store=store).run()
+    assert all(isinstance(said, CommitRecord) for said in again), again

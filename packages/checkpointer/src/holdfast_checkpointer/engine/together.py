@@ -33,7 +33,15 @@ from holdfast_checkpointer.multihost.operation import Operation
 from holdfast_checkpointer.options import Context
 from holdfast_metadata import ATTEMPT_FILE, AttemptMark, CommitRecord, ManifestEntry, digest_bytes
 from holdfast_storage import ObjectNotFoundError, StorageBackend, WriteArea, keys
-from holdfast_storage.commit import Fellows, Transaction, read_record, take_part, write_attempt
+from holdfast_storage.commit import (
+    Fellows,
+    Transaction,
+    carry_through,
+    read_record,
+    take_part,
+    withdraw,
+    write_attempt,
+)
 from holdfast_storage.commit.staging import StagingArea
 
 _log = logging.getLogger(__name__)
@@ -150,6 +158,14 @@ class JointSave:
         told = await self.operation.broadcast("the attempt")
         txn = Transaction.from_token(told.decode())
         await self.show_storage(*_mark_of(txn))
+        try:
+            return await self._write_part(txn)
+        except BaseException as error:
+            await self.operation.fail(error)  # at once: storage may be what is slow
+            await carry_through(withdraw(self.backend, txn))
+            raise
+
+    async def _write_part(self, txn: Transaction) -> CommitRecord:
         self.operation.enter("the write")
         records: dict[str, ItemRecord] = {}
 

@@ -43,7 +43,7 @@ from holdfast_storage.commit.staging import StagingArea
 from holdfast_storage.commit.strategy import CommitStrategy, Removal, SweepReport, Transaction
 from holdfast_storage.commit.survey import Survey, survey
 from holdfast_storage.commit.trash import Trash, TrashEntry
-from holdfast_storage.commit.writing import Fellows, take_part, write_attempt
+from holdfast_storage.commit.writing import Fellows, take_part, withdraw, write_attempt
 
 __all__ = [
     "EMPTY_FOLDER",
@@ -94,6 +94,7 @@ __all__ = [
     "take_part",
     "unless_changed",
     "verify",
+    "withdraw",
     "write_attempt",
     "write_hint",
 ]

@@ -6,8 +6,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from holdfast_metadata import CommitRecord, ManifestEntry
-from holdfast_storage import errors
+from holdfast_metadata import ATTEMPT_FILE, CommitRecord, ManifestEntry
+from holdfast_storage import errors, keys
 from holdfast_storage.backend import StorageBackend
 from holdfast_storage.commit.heartbeat import heartbeat
 from holdfast_storage.commit.shield import carry_through
@@ -83,12 +83,37 @@ async def take_part(
     """Writes a part of an attempt that another process began, and will commit.
 
     Returns:
-        The files that this process wrote, durable.
+        The files that this process wrote, durable. After a failure, here or later, call
+        `withdraw`.
     """
     strategy = await backend.commit_strategy()
     area = strategy.area(txn)
     await write(area)
     return await strategy.seal(txn, area)
+
+
+async def withdraw(backend: StorageBackend, txn: Transaction) -> None:
+    """Clears away, after a failure, what `take_part` wrote when the attempt was gone already.
+
+    Who began an attempt that failed removes it, after a while also if the others are not heard
+    of. One that stood still for longer and goes on then writes where nothing is any more; no
+    sweep touches that, for it has no mark. Errors are logged only.
+    """
+    try:
+        if await _was_removed(backend, txn):
+            await (await backend.commit_strategy()).abort(txn)
+    except Exception:  # noqa: BLE001 - the save has failed, and that is what is told
+        _log.warning("could not clean up after a failed save of %s", txn.final, exc_info=True)
+
+
+async def _was_removed(backend: StorageBackend, txn: Transaction) -> bool:
+    """Whether an attempt's mark is gone, and files are there."""
+    try:
+        await backend.stat(keys.join(txn.staging, ATTEMPT_FILE))
+    except errors.ObjectNotFoundError:
+        async for _ in backend.walk(txn.staging):
+            return True
+    return False
 
 
 async def _begin(strategy: CommitStrategy, final: str) -> Transaction:
