@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,73 @@ def many_saves(folder: str, count: int = 100) -> Any:
 
 def scenes(folder: str) -> Any:
     """One scene of a training after the other, each with a run of its own."""
-    acts = (many_saves, failed, disagreeing, managed, stopped, damaged, signalled, preempted, left)
+    acts = (
+        many_saves,
+        failed,
+        disagreeing,
+        managed,
+        stopped,
+        damaged,
+        signalled,
+        preempted,
+        left,
+        followed,
+    )
     return {act.__name__: outcome(act, f"{folder}/{act.__name__}") for act in acts}
+
+
+def write_alone(folder: str, steps: Sequence[int]) -> threading.Thread:
+    """Process 0 saves steps by itself, in the background, and keeps the newest."""
+    import holdfast as hf
+
+    by_itself = hf.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+    keep = hf.training.preservation_policies.LatestN(1)
+
+    def write() -> None:
+        context = hf.Context(multiprocessing=by_itself)
+        with hf.training.Checkpointer(folder, context=context, preservation_policy=keep) as run:
+            for step in steps:
+                run.save(step, {"step": step})
+                time.sleep(0.5)
+
+    thread = threading.Thread(target=write)
+    if jax.process_index() == 0:
+        thread.start()
+    return thread
+
+
+def readers_of(folder: str) -> list[str]:
+    """Who holds a step of a run."""
+    return [p.name for p in (Path(folder) / "_readers").iterdir() if not p.name.startswith(".")]
+
+
+def followed(folder: str) -> Any:
+    """All read a run that process 0 writes by itself meanwhile; then one leaves the loop."""
+    import holdfast as hf
+
+    me = jax.process_index()
+    iterate = hf.checkpoint_utils.checkpoints_iterator
+    wait = hf.checkpoint_utils.wait_for_new_checkpoint
+    writer, seen = write_alone(folder, range(6)), []
+    for step in iterate(folder, seconds_to_sleep=0.05, timeout=4):
+        time.sleep(random.random() * 0.5 * me)  # the other one is through long before
+        seen.append([step, hf.load(f"{folder}/{step}")["step"], len(readers_of(folder))])
+    with wait(folder, until_step=5, timeout=4) as reached:
+        pass
+    if me == 0:
+        writer.join()
+
+    def leave() -> None:
+        for _ in iterate(folder, timeout=4):
+            if me == 1:
+                raise FloatingPointError("the score is NaN")
+
+    left = outcome(leave)
+    for _ in iterate(folder, timeout=4):
+        break
+    with wait(folder, until_step=9, timeout=0.2) as late:
+        pass
+    return [seen, reached, left, late, readers_of(folder)]
 
 
 def signalled(folder: str) -> Any:

@@ -103,6 +103,22 @@ def test_damage_that_one_process_reads_makes_all_load_the_step_before(values):
         assert said["after"] == [[1, 2], []]
 
 
+def test_all_read_the_same_steps_of_a_run_and_hold_them_until_all_have_read(values):
+    first, second = values("followed")
+    for seen, reached, left, late, held in (first, second):
+        steps = [step for step, _, _ in seen]
+        assert steps == sorted(set(steps))
+        assert steps[-1] == 5
+        assert all(loaded == step and readers for step, loaded, readers in seen)
+        assert reached == 5
+        assert ("FloatingPointError" in left["error"]) == (seen is second[0])
+        assert late == -1
+        assert held == []
+    assert "RemoteProcessError" in first[2]["error"]
+    assert "it has left its loop over the checkpoints" in first[2]["message"]
+    assert [step for step, _, _ in first[0]] == [step for step, _, _ in second[0]]
+
+
 @pytest.mark.parametrize("scene", ["signalled", "preempted"])
 def test_a_signal_that_one_process_sees_makes_all_save_the_same_step_and_end(values, scene):
     first, second = values(scene)

@@ -5,10 +5,12 @@ import asyncio
 import numpy as np
 import pytest
 
+from holdfast_checkpointer.options import Context
 from holdfast_manager import following, training
 from holdfast_manager.engine.reading import Reading
 from holdfast_manager.following import follower as following_follower
 from holdfast_manager.following.follower import Follower, Waiting
+from holdfast_manager.following.together import Together
 from holdfast_manager.policies.preservation_policies import LatestN
 from holdfast_manager.step_names import standard_name_format
 from holdfast_storage import StoragePermissionError, get_loop, open_backend
@@ -149,7 +151,8 @@ def test_a_timeout_of_zero_with_a_timeout_fn_does_not_spin(place):
 def test_yields_are_min_interval_secs_apart(place):
     save(place, 1)
     clock = Clock(lambda: save(place, 2))
-    steps = following.functions._follow(follow(place, clock, timeout=0.0), 60.0)
+    together = Together(follow(place, clock, timeout=0.0), str(place), Context())
+    steps = following.functions._follow(together, 60.0)
     assert next(steps) == 1
     clock.now += 13
     assert next(steps) == 2
@@ -313,12 +316,6 @@ def test_what_cannot_be_used_is_refused_before_anything_is_waited_for(place, how
         following.checkpoints_iterator(place, min_interval_secs=-1)
     with pytest.raises(ValueError, match="a step is an integer >= 0"):
         following.wait_for_new_checkpoint(place, until_step=-1)
-
-
-def test_a_job_of_several_processes_is_refused(place, monkeypatch):
-    monkeypatch.setattr("jax.process_count", lambda: 2)
-    with pytest.raises(NotImplementedError, match="one JAX process"):
-        following.checkpoints_iterator(place)
 
 
 def test_a_step_that_goes_while_it_is_looked_at_is_no_error(place, monkeypatch):

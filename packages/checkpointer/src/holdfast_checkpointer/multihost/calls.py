@@ -34,14 +34,23 @@ class Call:
         key: Unique to this call, and the same on every process.
         me: This process.
         processes: Those that make the call.
+        ordered: Whether the calls of this kind come in the same order on every process.
 
     Attributes:
         key: As given.
+        ordered: As given.
     """
 
     def __init__(
-        self, service: KeyValueService, key: str, *, me: int, processes: Sequence[int]
+        self,
+        service: KeyValueService,
+        key: str,
+        *,
+        me: int,
+        processes: Sequence[int],
+        ordered: bool = True,
     ) -> None:
+        self.ordered = ordered
         self._service = service
         self.key = key
         self._me = me

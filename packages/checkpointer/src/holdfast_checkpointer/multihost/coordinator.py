@@ -88,7 +88,11 @@ class Coordinator:
         place = self._hashed("calls of the main thread" if main else "calls of other threads")
         number = _numbers.next(f"{place}/{self.me}")
         return Call(
-            self._service, f"{_PREFIX}/{place}/{number}", me=self.me, processes=self.processes
+            self._service,
+            f"{_PREFIX}/{place}/{number}",
+            me=self.me,
+            processes=self.processes,
+            ordered=main,
         )
 
     def _hashed(self, name: str) -> str:

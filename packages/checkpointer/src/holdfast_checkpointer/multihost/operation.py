@@ -82,7 +82,8 @@ class Operation:
         self._deadline_s = deadline_s
         self._phase = "its beginning"
         self._board = board
-        self._place = Place(key, "" if call is None else call.key, what)
+        # Who waits elsewhere in the same call is wrong only where calls come in one order.
+        self._place = Place(key, call.key if call is not None and call.ordered else "", what)
         self._call = call
         self._forget = forget
         self._met = call is None
@@ -348,7 +349,7 @@ class Operation:
             DisagreementError: On all of them; it names the places.
         """
         for process, place in sorted((await self._board.read()).items()):
-            if process in missing and place.call == self._place.call:
+            if process in missing and place.call and place.call == self._place.call:
                 raise DisagreementError(
                     f"the processes do not save to the same place: process {self.me} is in "
                     f"{self._what}, process {process} in {place.what}; nothing was written"

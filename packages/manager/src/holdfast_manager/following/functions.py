@@ -9,10 +9,9 @@ from contextlib import AbstractContextManager, contextmanager
 from os import PathLike
 from typing import Any, SupportsIndex
 
-import jax
-
 from holdfast_checkpointer import options
 from holdfast_manager.following.follower import Follower, Waiting
+from holdfast_manager.following.together import Together
 from holdfast_manager.step_names import NameFormat, check_name_format, standard_name_format
 from holdfast_manager.steps import check_step
 
@@ -40,6 +39,10 @@ def checkpoints_iterator(
     the iterator holds it by a reader's lease (see `holdfast.training.Checkpointer.reading`)
     until the next one is asked for, the loop is left, or the iterator is closed. Nothing is
     copied. The folder need not exist yet.
+
+    In a job of several processes all of them loop: one looks, calls `timeout_fn` and holds the
+    step until every process asks for the next one; all get the same steps. Who leaves the loop
+    early gives up the step, and others that go on are told.
 
     A request that fails in a way that may pass (a timeout, a 503) is logged, and the run is
     looked at again after `seconds_to_sleep`, until the wait expires.
@@ -69,7 +72,7 @@ def checkpoints_iterator(
         ValueError: An argument cannot be used.
         TypeError: An argument is of another kind.
         StoragePermissionError: The run may not be read.
-        NotImplementedError: The job runs on more than one JAX process.
+        RemoteProcessError: Another process of the job failed, or has left the loop.
 
     Examples:
         >>> import holdfast as hf
@@ -85,9 +88,9 @@ def checkpoints_iterator(
     interval = _seconds("min_interval_secs", min_interval_secs)
     names = _names(step_prefix, step_format_fixed_length, step_name_format)
     waiting = _waiting(seconds_to_sleep, timeout, timeout_fn, ignore_snapshot_errors)
-    follower = _follower(checkpoint_dir, waiting, names)
+    together = _together(checkpoint_dir, waiting, names)
     _say_what_makes_no_difference(snapshot_dir=snapshot_dir, set_immutable=set_immutable)
-    return _follow(follower, interval)
+    return _follow(together, interval)
 
 
 def wait_for_new_checkpoint(
@@ -105,6 +108,9 @@ def wait_for_new_checkpoint(
     ignore_snapshot_errors: bool | None = True,
 ) -> AbstractContextManager[int]:
     """Waits for a step, and holds it while a block reads it.
+
+    In a job of several processes all of them wait, get the same step, and leave the block when
+    all have come to its end.
 
     Args:
         checkpoint_dir: As in `checkpoints_iterator`.
@@ -127,7 +133,7 @@ def wait_for_new_checkpoint(
         ValueError: An argument cannot be used.
         TypeError: An argument is of another kind.
         StoragePermissionError: The run may not be read; raised where the block begins.
-        NotImplementedError: The job runs on more than one JAX process.
+        RemoteProcessError: Another process of the job failed, or has left the loop.
 
     Examples:
         >>> import holdfast as hf
@@ -140,44 +146,43 @@ def wait_for_new_checkpoint(
     at_least = 0 if until_step is None else check_step(until_step)
     names = _names(step_prefix, step_format_fixed_length, step_name_format)
     waiting = _waiting(seconds_to_sleep, timeout, timeout_fn, ignore_snapshot_errors)
-    follower = _follower(checkpoint_dir, waiting, names)
+    together = _together(checkpoint_dir, waiting, names)
     _say_what_makes_no_difference(snapshot_dir=snapshot_dir, set_immutable=set_immutable)
-    return _waited_for(follower, at_least)
+    return _waited_for(together, at_least)
 
 
-def _follow(follower: Follower, min_interval: float) -> Iterator[int]:
-    at_least = 0
+def _follow(together: Together, min_interval: float) -> Iterator[int]:
+    at_least, follower = 0, together.follower
     while True:
-        reading = follower.wait(at_least)
-        if reading is None:
+        step = together.wait(at_least)
+        if step is None:
             return
         began = follower.now()
-        at_least = reading.entry.step + 1
+        at_least = step + 1
         try:
-            yield reading.entry.step
-        finally:
-            reading.close()
+            yield step
+        except BaseException as error:
+            together.leave(error)
+            raise
+        together.has_read()
         follower.pause(began + min_interval - follower.now())
 
 
 @contextmanager
-def _waited_for(follower: Follower, at_least: int) -> Iterator[int]:
-    reading = follower.wait(at_least)
+def _waited_for(together: Together, at_least: int) -> Iterator[int]:
+    step = together.wait(at_least)
     try:
-        yield -1 if reading is None else reading.entry.step
-    finally:
-        if reading is not None:
-            reading.close()
+        yield -1 if step is None else step
+    except BaseException as error:
+        together.leave(error)
+        raise
+    together.end()
 
 
-def _follower(checkpoint_dir: str | PathLike[str], waiting: Waiting, names: NameFormat) -> Follower:
-    if jax.process_count() > 1:
-        raise NotImplementedError(
-            f"following a run is offered to jobs of one JAX process; this one has "
-            f"{jax.process_count()}, which could follow different steps. Follow it in one of them "
-            "and tell the others the step"
-        )
-    return Follower(options.current().open_backend(checkpoint_dir), names, waiting)
+def _together(checkpoint_dir: str | PathLike[str], waiting: Waiting, names: NameFormat) -> Together:
+    context = options.current()
+    backend = context.open_backend(checkpoint_dir)
+    return Together(Follower(backend, names, waiting), backend.root, context)
 
 
 def _waiting(
