@@ -4,6 +4,7 @@ import itertools
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,13 +65,13 @@ def jobs(draw):
 ANY_SLICE = Slicing(least_bytes=1)
 
 
-def parts(processes, shape, placed, limit, axes, position, itemsize, slicing=ANY_SLICE):
+def parts(processes, shape, placed, limit, axes, position, itemsize, slicing=ANY_SLICE, own=None):
     """What each process writes of an array, after `position` others of one chunk."""
     for me in processes:
         share = Share(me, tuple(processes), limit, slicing)
         for _ in range(position):
             share.divided((1,), None, None, itemsize, None, ())
-        yield me, share.divided(shape, placed, None, itemsize, None, axes)
+        yield me, share.divided(shape, placed, None, itemsize, own, axes)
 
 
 def require_each_chunk_once(shape, found):
@@ -135,29 +136,38 @@ def test_what_each_process_has_whole_is_written_once_by_those_that_take_part(
         st.tuples(st.integers(1, 40), st.sampled_from([1, 4]), st.integers(1, 64)), max_size=30
     ),
     processes=st.integers(1, 5),
-    least=st.integers(1, 64),
+    least=st.integers(1, 4096),
+    limit=st.sampled_from([1, 64, 1000, 1 << 20]),
+    own=st.sampled_from([None, 100, 1 << 20]),
+    most=st.sampled_from([None, 1, 2, 3]),
 )
-def test_what_several_hold_is_divided_by_bytes_and_in_no_smaller_slices(arrays, processes, least):
-    written = dict.fromkeys(range(processes), 0)
-    largest = 0
+def test_what_several_hold_is_divided_by_bytes_and_in_no_smaller_slices(
+    arrays, processes, least, limit, own, most
+):
+    written = np.zeros((processes, len(arrays)), int)
+    slicing = Slicing(least_bytes=least, most_replicas=most)
+    chunks = []
     for me in range(processes):
-        share = Share(me, tuple(range(processes)), 1 << 20, Slicing(least_bytes=least))
-        for rows, itemsize, columns in arrays:
-            part = share.divided((rows, columns), None, None, itemsize, None, ())
-            size = math.prod(part.chunk_shape) * itemsize
-            largest = max(largest, size)
-            whole = rows * columns * itemsize
-            # Cut between whole rows, and into a power of two of parts: half a slice at least.
-            assert size >= min(whole, max(1, least // 2 - columns * itemsize))
-            written[me] += sum(
+        share = Share(me, tuple(range(processes)), limit, slicing)
+        for number, (rows, itemsize, columns) in enumerate(arrays):
+            part = share.divided((rows, columns), None, None, itemsize, own, ())
+            chunks.append(math.prod(part.chunk_shape) * itemsize)
+            assert chunks[-1] <= max(own or limit, itemsize)
+            everything = plan.whole((rows, columns))
+            written[me, number] += sum(
                 math.prod(plan.extent(box)) * itemsize
-                for index, box in plan.chunks_of(
-                    (rows, columns), part.chunk_shape, plan.whole((rows, columns))
-                )
+                for index, box in plan.chunks_of((rows, columns), part.chunk_shape, everything)
                 if index in part.owned
             )
-    assert sum(written.values()) == sum(r * c * i for r, i, c in arrays)
-    assert max(written.values()) - min(written.values()) <= largest
+    for number, (rows, itemsize, columns) in enumerate(arrays):
+        whole = rows * columns * itemsize
+        assert sum(written[:, number]) == whole
+        found = [size for size in written[:, number] if size]
+        assert len(found) <= (most or processes)
+        assert min(found) >= min(least, whole)
+    total = written.sum(axis=1)
+    if arrays and most is None:
+        assert max(total) - min(total) <= max(chunks) + 2 * least
 
 
 def test_large_arrays_between_small_ones_do_not_all_go_to_one_process():
@@ -172,16 +182,41 @@ def test_large_arrays_between_small_ones_do_not_all_go_to_one_process():
 def test_replicas_are_cut_as_the_options_say():
     mib = 1 << 20
 
-    def chunks(size, slicing, count=4):
-        found = dict(parts(range(count), (size,), None, 64 * mib, [], 0, 1, slicing))
+    def chunks(size, slicing, count=4, limit=64 * mib, own=None):
+        found = dict(parts(range(count), (size,), None, limit, [], 0, 1, slicing, own))
         return found[0].chunk_shape[0], [len(part.owned) for part in found.values()]
 
     assert chunks(32 * mib, Slicing()) == (8 * mib, [1, 1, 1, 1])
-    assert chunks(12 * mib, Slicing()) == (3 * mib, [1, 1, 1, 1])  # a power of two of parts
+    assert chunks(12 * mib, Slicing()) == (6 * mib, [1, 1, 0, 0])  # a power of two of parts
+    assert chunks(12 * mib, Slicing(), 3) == (6 * mib, [1, 1, 0])
+    assert chunks(64 * mib, Slicing(), 3) == (8 * mib, [3, 3, 2])
     assert chunks(7 * mib, Slicing()) == (7 * mib, [1, 0, 0, 0])
     assert chunks(32 * mib, Slicing(most_replicas=2)) == (16 * mib, [1, 1, 0, 0])
     assert chunks(32 * mib, Slicing(least_bytes=16 * mib)) == (16 * mib, [1, 1, 0, 0])
     assert chunks(32 * mib, Slicing(enabled=False)) == (32 * mib, [1, 0, 0, 0])
+    assert chunks(64 * mib, Slicing(most_replicas=2), limit=16 * mib) == (16 * mib, [2, 2, 0, 0])
+    assert chunks(8 * mib, Slicing(), limit=mib) == (mib, [4, 4, 0, 0])  # several are a slice
+    assert chunks(32 * mib, Slicing(), own=64 * mib) == (8 * mib, [1, 1, 1, 1])
+    assert chunks(32 * mib, Slicing(), own=mib) == (mib, [8, 8, 8, 8])
+
+
+def test_a_sharded_axis_that_only_cuts_finely_is_left_whole_or_in_slices_of_many_chunks():
+    rows = 10007  # a prime: its one divisor makes chunks of a row
+    placed = {Device(n, n): (slice(n // 2 * rows, (n // 2 + 1) * rows),) for n in range(4)}
+    found = dict(parts(range(4), (2 * rows,), placed, 1 << 20, [], 0, 4, Slicing(least_bytes=400)))
+    assert found[0].chunk_shape == (rows,)
+    found = dict(parts(range(4), (2 * rows,), placed, 4000, [], 0, 4, Slicing(least_bytes=400)))
+    assert found[0].chunk_shape == (1,)
+    require_each_chunk_once((2 * rows,), list(found.items()))
+    assert all(abs(len(part.owned) - rows // 2) <= 200 for part in found.values())
+
+
+def test_the_replicas_that_write_a_bounded_number_of_slices_are_those_with_least_to_write():
+    owned = []
+    for me in range(4):
+        share = Share(me, tuple(range(4)), 16, Slicing(least_bytes=1, most_replicas=2))
+        owned.append([len(share.divided((64,), None, None, 1, None, ()).owned) for _ in range(3)])
+    assert owned == [[2, 0, 2], [2, 0, 2], [0, 2, 0], [0, 2, 0]]
 
 
 def test_a_replicated_array_is_divided_among_its_replicas_and_arrays_of_one_chunk_take_turns():

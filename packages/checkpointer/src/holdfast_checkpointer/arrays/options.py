@@ -22,7 +22,8 @@ class StorageOptions:
             Python numbers are stored exactly; text, bytes, PRNG keys and the states of
             generators as they are. Within a kind (bool, int, float, complex) or from int to
             float; anything else, and an integer that the dtype cannot hold exactly, is refused.
-        chunk_byte_size: A chunk is at most this large.
+        chunk_byte_size: A chunk is at most this large; it is smaller where several processes
+            hold the array and divide it.
         shard_axes: The axes to cut into chunks first, before the leading ones. Axes that a
             leaf does not have are refused where the options are for that leaf alone.
 
@@ -84,9 +85,10 @@ class ArraySaveOptions:
             written before the commit; False is refused.
         use_replica_parallel: What several processes hold is divided among them; False has the
             first of them write it. One copy is written in either case.
-        min_slice_bytes_for_replica_parallel: A shard is cut into no smaller slices for that;
-            None for 4 MiB.
-        max_replicas_for_replica_parallel: Nor into more; None for as many as hold it.
+        min_slice_bytes_for_replica_parallel: A process writes no less of a shard for that,
+            unless it writes all of it; None for 4 MiB. Chunks may be smaller.
+        max_replicas_for_replica_parallel: How many of the processes that hold a shard write of
+            it at most; None for all.
         enable_replica_parallel_separate_folder: Each process has one database for all that it
             writes; only False is accepted.
         enable_write_sharding_file: Shardings are always recorded; False is refused.

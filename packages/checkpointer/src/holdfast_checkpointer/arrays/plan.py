@@ -51,7 +51,8 @@ def chunk_shape(
 
 def _even_part(size: int, parts: int) -> int:
     """The largest divisor of `size` that makes at least `parts` parts."""
-    return next(size // n for n in range(parts, size + 1) if size % n == 0)
+    small = [n for n in range(1, math.isqrt(size) + 1) if size % n == 0]
+    return max(n for n in (*small, *(size // n for n in small)) if n * parts <= size)
 
 
 def grid(shape: Shape, chunk: Shape) -> Shape:

@@ -2,14 +2,14 @@
 
 Every process computes the same answer from what all of them know: the arrays' shardings, their
 order in the tree, and the processes that take part. Nothing is exchanged. What several
-processes hold is cut into a slice for each, if that is not too small, and each chunk goes to
-that one of them which has the fewest bytes to write so far.
+processes hold is cut into chunks that they can divide evenly. One or more chunks that follow
+each other are a slice, which goes to that process which has the fewest bytes to write so far.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,7 @@ class ArrayPart:
 
 
 MIB = 1 << 20
+Slice = tuple[list[plan.Shape], int]
 
 
 @dataclass(frozen=True)
@@ -53,20 +54,42 @@ class Slicing:
 
     Attributes:
         enabled: Whether they divide it; else the first of them writes it.
-        least_bytes: No slice is made smaller.
-        most_replicas: Among how many it is cut at most; None for all.
+        least_bytes: No slice of a shard is smaller, unless the shard is; of small chunks it has
+            several.
+        most_replicas: Among how many a shard is divided at most; None for all that hold it.
     """
 
     enabled: bool = True
     least_bytes: int = 4 * MIB
     most_replicas: int | None = None
 
-    def bytes_each(self, size: int, replicas: int) -> int | None:
-        """The size of a slice of a shard; None if it stays whole."""
-        parts = min(replicas, self.most_replicas or replicas)
-        if not self.enabled or parts < 2 or size < 2 * self.least_bytes:
-            return None
-        return max(self.least_bytes, -(-size // parts))
+    def writers(self, holders: int) -> int:
+        """Among how many of those that hold a shard it is divided at most."""
+        return min(holders, self.most_replicas or holders) if self.enabled else 1
+
+    def chunk_limits(self, size: int, writers: int) -> Sequence[int]:
+        """How large a chunk of a shard may be, so that it can be divided; the larger first.
+
+        Powers of two of parts, as `plan.chunk_shape` makes them: more than there are writers
+        only if these are not a power of two themselves.
+        """
+        parts = [1 << n for n in range(1, (4 * writers).bit_length())] if writers > 1 else []
+        return [-(-size // n) for n in parts if size // n >= self.least_bytes]
+
+    def slices(self, chunks: Sequence[tuple[plan.Shape, int]]) -> Iterator[Slice]:
+        """Joins the chunks of a shard, each with its bytes, until they are enough for a slice."""
+        rest = sum(size for _, size in chunks)
+        indices: list[plan.Shape] = []
+        found = 0
+        for index, size in chunks:
+            indices.append(index)
+            found += size
+            rest -= size
+            if found >= self.least_bytes and (rest >= self.least_bytes or not rest):
+                yield indices, found
+                indices, found = [], 0
+        if indices:
+            yield indices, found
 
 
 @dataclass
@@ -76,7 +99,7 @@ class Share:
     Attributes:
         me: This process.
         processes: Those that take part, in order.
-        chunk_bytes: A chunk is at most this large, unless an array has a rule of its own.
+        chunk_bytes: A chunk is at most this large, unless an array has a limit of its own.
         slicing: How replicas are cut.
     """
 
@@ -103,7 +126,7 @@ class Share:
             value: The array.
             write_shape: Of what one device holds, for an array that each process has whole.
             itemsize: Bytes per element on storage.
-            chunk_bytes: The array's own limit of a chunk.
+            chunk_bytes: The array's own limit of a chunk; it is divided all the same.
             axes: Axes to cut first.
 
         Raises:
@@ -141,30 +164,57 @@ class Share:
         everywhere = holders is None
         regions = [(plan.whole(shape), self.processes)] if holders is None else holders
         write_shape = write_shape or _common_shape(shape, [region for region, _ in regions])
-        limit = chunk_bytes or self._limit(write_shape, itemsize, [who for _, who in regions])
-        chunk = plan.chunk_shape(shape, write_shape, itemsize, limit, axes)
-        owned = set()
+        fewest = min((len(who) for _, who in regions), default=1)
+        limit = chunk_bytes or self.chunk_bytes
+        chunk = self._chunk_shape(shape, write_shape, itemsize, limit, axes, fewest)
+        owned: set[plan.Shape] = set()
         for region, processes in regions:
-            where = np.searchsorted(self.processes, processes)
-            for index, box in plan.chunks_of(shape, chunk, region):
-                if self._next(where, math.prod(plan.extent(box)) * itemsize) == self.me:
-                    owned.add(index)
+            where = self._writers(np.searchsorted(self.processes, processes))
+            chunks = [
+                (index, math.prod(plan.extent(box)) * itemsize)
+                for index, box in plan.chunks_of(shape, chunk, region)
+            ]
+            for indices, size in self.slicing.slices(chunks):
+                if self._next(where, size) == self.me:
+                    owned.update(indices)
         describes = 0 in shape and self._next(np.arange(len(self.processes)), 0) == self.me
         return ArrayPart(write_shape, chunk, frozenset(owned), describes, everywhere)
 
-    def _limit(
-        self, write_shape: plan.Shape, itemsize: int, holders: Sequence[tuple[int, ...]]
-    ) -> int:
-        """How large a chunk may be, so that each replica can write its slice."""
-        size = math.prod(write_shape) * itemsize
-        each = self.slicing.bytes_each(size, min((len(who) for who in holders), default=1))
-        return self.chunk_bytes if each is None else min(self.chunk_bytes, each)
+    def _chunk_shape(
+        self,
+        shape: plan.Shape,
+        write_shape: plan.Shape,
+        itemsize: int,
+        limit: int,
+        axes: Sequence[int],
+        holders: int,
+    ) -> plan.Shape:
+        """The chunk with which whoever writes most of a shard has least to write."""
+        writers = self.slicing.writers(holders)
+        limits = self.slicing.chunk_limits(math.prod(write_shape) * itemsize, writers)
+        best = plan.chunk_shape(shape, write_shape, itemsize, limit, axes)
+        most = _most_of_one(write_shape, best, writers)
+        for smaller in limits:
+            if smaller >= limit:
+                continue
+            chunk = plan.chunk_shape(shape, write_shape, itemsize, smaller, axes)
+            # No finer limit makes a larger chunk.
+            if math.prod(chunk) * itemsize < self.slicing.least_bytes:
+                break
+            if _most_of_one(write_shape, chunk, writers) < most:
+                best, most = chunk, _most_of_one(write_shape, chunk, writers)
+        return best
+
+    def _writers(self, where: Any) -> Any:
+        """Those that may write something, of those at `where` which hold it."""
+        count = self.slicing.writers(len(where))
+        if count == len(where) or not self.slicing.enabled:
+            return where[:count]
+        return where[np.sort(np.argsort(self._load[where], kind="stable")[:count])]
 
     def _next(self, where: Any, size: int) -> int:
         """The process that writes some bytes, of those at `where`, which notes them."""
-        chosen = int(where[0])
-        if self.slicing.enabled and len(where) > 1:
-            chosen = int(where[np.argmin(self._load[where])])
+        chosen = int(where[0] if len(where) == 1 else where[np.argmin(self._load[where])])
         self._load[chosen] += max(size, 1)  # also what is empty has to be described
         return self.processes[chosen]
 
@@ -197,3 +247,8 @@ def _common_shape(shape: plan.Shape, regions: Sequence[plan.Region]) -> plan.Sha
         borders |= {part.stop for part in (region[axis] for region in regions)} - {size}
         found.append(math.gcd(*borders) or size)
     return tuple(found)
+
+
+def _most_of_one(whole: plan.Shape, chunk: plan.Shape, writers: int) -> int:
+    """How many elements one of several writes at least, if they divide a shard's chunks."""
+    return -(-math.prod(plan.grid(whole, chunk)) // writers) * math.prod(chunk)
