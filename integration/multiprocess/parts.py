@@ -165,6 +165,7 @@ def outcome(work: Any, *arguments: Any, **how: Any) -> dict[str, Any]:
     except Exception as error:
         kinds = [kind.__name__ for kind in type(error).__mro__]
         said = {"error": kinds, "message": str(error), "process": getattr(error, "process", None)}
+        said["phase"] = getattr(error, "phase", None)
     return {**said, "seconds": time.monotonic() - began}
 
 
@@ -186,7 +187,7 @@ def disagree(folder: str) -> Any:
     return {name: outcome(hf.save, f"{folder}/{name}", trees[name]) for name in trees}
 
 
-PHASES = ("path", "scheme", "options", "validation", "write", "seal", "merge", "commit")
+PHASES = ("path", "scheme", "options", "validation", "host", "write", "seal", "merge", "commit")
 
 
 def asked(phase: str, place: str, tree: Any) -> dict[str, Any]:
@@ -226,11 +227,13 @@ def fail(folder: str) -> Any:
 @contextlib.contextmanager
 def broken(phase: str | None) -> Iterator[None]:
     """Lets this process fail in a phase of its next save, as storage would."""
+    from holdfast_checkpointer.arrays import snapshot
     from holdfast_checkpointer.handlers.staged_tree import StagedPyTree
     from holdfast_local.backend import LocalBackend
     from holdfast_storage.commit.rename import RenameCommit
 
-    where: dict[str, tuple[type, str]] = {
+    where: dict[str, tuple[Any, str]] = {
+        "host": (snapshot, "_copied"),
         "write": (StagedPyTree, "write"),
         "seal": (LocalBackend, "sync_prefix"),
         "merge": (StagedPyTree, "finish"),
@@ -242,7 +245,7 @@ def broken(phase: str | None) -> Iterator[None]:
     kind, name = where[phase]
     original = getattr(kind, name)
 
-    async def refuse(*_: Any, **__: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
         raise OSError(28, f"no space left for the {phase}")
 
     setattr(kind, name, refuse)

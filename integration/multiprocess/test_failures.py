@@ -15,6 +15,13 @@ WRONG = {
     "options": ("ValueError", "ValueError", "names the processes [7]"),
     "validation": ("UnsupportedLeafError", "ValueError", "bad"),
 }
+PHASES = {
+    "host": "the copy to the host",
+    "write": "the write",
+    "seal": "the seal",
+    "merge": "the merge",
+    "commit": "the commit",
+}
 
 
 def left_in(folder):
@@ -40,7 +47,7 @@ def test_trees_that_differ_are_refused_everywhere_by_process_and_leaf(run, tmp_p
 
 def test_a_failure_in_any_phase_on_any_process_is_raised_on_all_and_leaves_nothing(run, tmp_path):
     found = run(2, "fail", str(tmp_path))
-    assert len(found[0]) == 14
+    assert len(found[0]) == 16
     for name, own in found[0].items():
         phase, culprit = name.split("-")
         both = {0: own, 1: found[1][name]}
@@ -51,9 +58,12 @@ def test_a_failure_in_any_phase_on_any_process_is_raised_on_all_and_leaves_nothi
         assert wanted in guilty["error"], (name, guilty)
         assert "RemoteProcessError" in other["error"], (name, other)
         assert other["process"] == int(culprit)
+        assert other["phase"] == PHASES.get(phase, "the validation")
         assert builtin in other["error"]
         assert other["seconds"] < 60
         assert said in other["message"]
+        if phase == "host":
+            assert "(leaf '" in other["message"]
         for each in both.values():
             assert each["again"].get("value", "failed") is None, (name, each["again"])
     assert left_in(tmp_path) == sorted(found[0])

@@ -42,7 +42,7 @@ def writing(label: str, target: KvTarget) -> Iterator[None]:
         raise
     except (ValueError, OSError, RuntimeError, NotImplementedError) as error:
         raise _explained(error, "", label, target) or _classified(
-            error, f"writing arrays failed: {_shortened(error)}", label, target
+            error, f"writing arrays failed: {_noted(error)}", label, target
         ) from error
 
 
@@ -82,6 +82,11 @@ def _explained(
 def _shortened(error: Exception) -> str:
     """The message without what TensorStore appends; that stays in the cause."""
     return _APPENDED.sub("", str(error))
+
+
+def _noted(error: Exception) -> str:
+    """The message with what was noted of it: which leaf it was."""
+    return " ".join([_shortened(error), *getattr(error, "__notes__", ())])
 
 
 def _classified(

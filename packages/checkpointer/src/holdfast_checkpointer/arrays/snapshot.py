@@ -14,6 +14,9 @@ from holdfast_checkpointer.arrays import plan
 from holdfast_checkpointer.arrays.casting import convert
 from holdfast_checkpointer.arrays.formats import storage_dtype
 from holdfast_checkpointer.arrays.sharing import ArrayPart, Share
+from holdfast_checkpointer.multihost.errors import during
+
+_COPY = "the copy to the host"
 
 
 @dataclass(frozen=True)
@@ -123,10 +126,11 @@ def snapshot_all(
     """
     taken: list[StagedArray] = []
     for batch in transfers(named, transfer_bytes):
-        for _, value in batch:
+        for name, value in batch:
             if isinstance(value, jax.Array) and not _on_cpu(value):
-                for shard in value.addressable_shards:
-                    shard.data.copy_to_host_async()
+                with during(_COPY, name):
+                    for shard in value.addressable_shards:
+                        shard.data.copy_to_host_async()
         for name, value in batch:
             rule = AS_IT_IS if rules is None else rules[len(taken)]
             if share is None:
@@ -179,7 +183,8 @@ def _shared(
     except ValueError as error:
         raise ValueError(f"the array {name!r}: {error}") from error
     if whole_shape is None:
-        array = dataclasses.replace(array, shards=_shards_of(value, part))
+        with during(_COPY, name):
+            array = dataclasses.replace(array, shards=_shards_of(value, part))
     return dataclasses.replace(array, part=part)
 
 
@@ -224,6 +229,11 @@ def _on_cpu(value: jax.Array) -> bool:
 
 
 def _snapshot(name: str, value: Any, *, copy_host: bool) -> StagedArray:
+    with during(_COPY, name):
+        return _copied(name, value, copy_host=copy_host)
+
+
+def _copied(name: str, value: Any, *, copy_host: bool) -> StagedArray:
     if not isinstance(value, jax.Array):
         host = np.array(value, order="C", copy=copy_host or None)
         if not host.dtype.isnative:

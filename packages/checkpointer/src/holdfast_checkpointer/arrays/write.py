@@ -15,12 +15,14 @@ from holdfast_checkpointer.arrays import failures, formats, plan
 from holdfast_checkpointer.arrays.formats import storage_dtype
 from holdfast_checkpointer.arrays.options import ArraySaveOptions
 from holdfast_checkpointer.arrays.snapshot import StagedArray
+from holdfast_checkpointer.multihost.errors import during
 from holdfast_metadata import digest_bytes, dtype_name
 from holdfast_storage import KvTarget
 from holdfast_storage.commit import carry_through
 
 _LARGE_CHUNK = 1 << 20
 _BATCH_OF_A_JOB = 4 << 30
+_WRITE = "the write"
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,8 @@ async def _write_batch(
         stored = storage_dtype(array.dtype)
         shape = _chunk_shape(array, stored, options)
         if not array.is_converted:
-            array = await asyncio.to_thread(array.converted)
+            with during(_WRITE, array.name):
+                array = await asyncio.to_thread(array.converted)
         chunks = list(_cut(array, shape))
         digests = await _digest(chunks)
         if array.nbytes <= options.small_leaf_bytes and options.compression is None:
@@ -134,7 +137,8 @@ async def _write_batch(
             )
         records.append(_record(array, stored, shape, digests))
         progress.note()
-    await _commit(pending, transaction)
+    with during(_WRITE, " to ".join(dict.fromkeys((arrays[0].name, arrays[-1].name)))):
+        await _commit(pending, transaction)
     return records
 
 

@@ -171,6 +171,7 @@ class JointSave:
 
         async def write(area: StagingArea) -> None:
             records.update(await self.write_items(area))
+            self.operation.enter("the seal")
 
         entries = await self.operation.until_failure(take_part(self.backend, txn, write))
         said = {
@@ -263,7 +264,7 @@ class _Leader(Fellows):
         operation.enter("the merge")
         await self.save.finish(area, records)
         await self.documents(area)
-        operation.enter("the commit")
+        operation.enter("the seal")
 
     def _take(self, records: Mapping[str, list[ItemRecord]], said: Mapping[str, Any]) -> None:
         for path, size, digest in said["entries"]:
@@ -293,6 +294,7 @@ class _Leader(Fellows):
                     f"{self.save.operation.me} does not see in {self.save.backend.root}"
                 )
         await self.save.operation.require_no_failure()  # of one that handed in and was stopped
+        self.save.operation.enter("the commit")
         return tuple({**found, **self.entries}[path] for path in sorted({**found, **self.entries}))
 
     async def stop(self, error: BaseException) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast_metadata import HoldfastError
+
+_PHASE = "_holdfast_phase"
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class FailureReport:
         names = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
         said = "\n".join([str(error), *getattr(error, "__notes__", ())])
         facts = _facts(error) if _ALIKE.get(type(error).__name__) is type(error) else {}
+        phase = getattr(error, _PHASE, phase)
         return cls(process, phase, type(error).__name__, said, tuple(names), facts)
 
     def to_bytes(self) -> bytes:
@@ -56,6 +60,17 @@ class FailureReport:
         if self.error in _ALIKE:
             return _made_again(_ALIKE[self.error], self.message, self.facts)
         return _remote_error(self.builtins)(what, self)
+
+
+@contextlib.contextmanager
+def during(phase: str, leaf: str) -> Iterator[None]:
+    """Adds to an error what was done and to which leaf; other processes are told of both."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"(leaf {leaf!r}, during {phase})")
+        setattr(error, _PHASE, phase)
+        raise
 
 
 class CoordinationError(HoldfastError, RuntimeError):
