@@ -56,6 +56,15 @@ def _result(index: int, process: subprocess.Popen[str], timeout_s: float) -> Any
     return json.loads(said[-1].removeprefix("RESULT "))
 
 
+def word_of(process: subprocess.Popen[str]) -> Any:
+    """What a process returned, which then waits for another that is dead."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("RESULT "):
+            return json.loads(line.removeprefix("RESULT "))
+    raise AssertionError("it ended without a word")
+
+
 def start(
     count: int,
     part: str,

@@ -317,7 +317,8 @@ def save_until_killed(folder: str, victim: int) -> Any:
             os.kill(os.getpid(), signal.SIGKILL)
 
         StagedPyTree.write = die  # type: ignore[method-assign, assignment]
-    return outcome(hf.save, f"{folder}/1", tree)
+    options = hf.options.MultiprocessingOptions(deadline_secs=5)
+    return outcome(hf.save, f"{folder}/1", tree, context=hf.Context(multiprocessing=options))
 
 
 def load_as_saved(place: str) -> Any:
