@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import tensorstore
 
 from integration.multiprocess.parts import global_array, mesh_of, outcome
 
@@ -187,3 +188,72 @@ def relay(source: str | None, place: str, shape: Sequence[int], way: int) -> Any
     found["words"] = {"name": "adam", "step": 7}
     hf.save(place, found)
     return "relayed"
+
+
+def bytes_read(load: Callable[[], Any]) -> tuple[int, Any]:
+    """How many bytes of files this process reads for arrays, and what it gets."""
+
+    def count() -> int:
+        found = tensorstore.experimental_collect_matching_metrics("/tensorstore/kvstore/file/")
+        totals = [each for each in found if each["name"].endswith("/bytes_read")]
+        return sum(value["value"] for each in totals for value in each["values"])
+
+    before = count()
+    loaded = load()
+    return count() - before, loaded
+
+
+def partly(place: str) -> dict[str, Any]:
+    """Loads onto devices of two processes, and of one alone; says what was read for it."""
+    import holdfast as hf
+
+    own = [device for device in jax.devices() if device.process_index == 0]
+    blocks, line, first = mesh_of([2, 2]), mesh_of([4]), jax.sharding.Mesh(np.array(own), ("x",))
+    big = np.arange(1 << 20, dtype=np.float32).reshape(1024, 1024)
+    keys = np.arange(8, dtype=np.uint32).reshape(4, 2)
+    state = {
+        "w": global_array(big, blocks, "x", "y"),
+        "keys": jax.random.wrap_key_data(global_array(keys, line, "x", None)),
+        "own": jnp.arange(4.0),  # each process has one, on a device of its own
+        "n": 7,
+    }
+    hf.save(place, state)
+    check(hf.load(place), state)
+
+    def target(name: str, mesh: Any, *spec: Any, **other: Any) -> dict[str, Any]:
+        sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+        like = {"shape": state[name].shape, "dtype": state[name].dtype, **other}
+        return {
+            **dict.fromkeys(state, hf.PLACEHOLDER),
+            name: jax.ShapeDtypeStruct(**like, sharding=sharding),
+        }
+
+    read = {}
+    for name, mesh, spec in (
+        ("rows", line, ("x",)),
+        ("columns", line, (None, "x")),
+        ("whole", line, ()),
+        ("first", first, ("x",)),
+        ("whole first", first, ()),
+    ):
+        wanted = target("w", mesh, *spec)
+        read[name], found = bytes_read(lambda wanted=wanted: hf.load(place, wanted))
+        check({"w": found["w"]}, {"w": global_array(big, mesh, *spec)})
+
+    loading = hf.options.ArrayLoadOptions(enable_padding_and_truncation=True)
+    padding = hf.Context(array=hf.options.ArrayOptions(loading=loading))
+    elsewhere = {
+        "padded": hf.load(place, target("w", first, "x", shape=(1030, 9)), context=padding)["w"],
+        "cast": hf.load(place, target("w", first, dtype=jnp.bfloat16))["w"],
+        "keys": hf.load(place, target("keys", first, "x"))["keys"],
+    }
+    assert elsewhere["padded"].shape == (1030, 9)
+    assert elsewhere["cast"].dtype == jnp.bfloat16
+    assert jnp.issubdtype(elsewhere["keys"].dtype, jax.dtypes.prng_key)
+    on_all = jax.sharding.NamedSharding(line, jax.sharding.PartitionSpec())
+    fallen = hf.load(place, fallback_sharding=on_all)
+    return {
+        "read": read,
+        "shards": {name: len(value.addressable_shards) for name, value in elsewhere.items()},
+        "own": fallen["own"].is_fully_addressable,
+    }

@@ -62,7 +62,9 @@ def mesh_of(shape: Sequence[int]) -> jax.sharding.Mesh:
 def global_array(value: np.ndarray[Any, Any], mesh: jax.sharding.Mesh, *spec: Any) -> jax.Array:
     """An array over the devices of all processes; each makes its own shards."""
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
-    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+    return jax.make_array_from_callback(
+        value.shape, sharding, lambda index: value[index], dtype=value.dtype
+    )
 
 
 SPECS: dict[str, tuple[tuple[int, ...], str, tuple[Any, ...]]] = {

@@ -41,3 +41,25 @@ def test_one_replica_reads_and_the_others_get_every_bit_over_the_devices(run, tm
         assert "['odd']" in said["fits not"]["message"], said["fits not"]
         assert "DisagreementError" in said["differs"]["error"], said["differs"]
         assert "primary_replica_id=2" in said["absent"]["message"]
+
+
+@pytest.mark.slow
+def test_a_process_reads_the_chunks_that_its_devices_touch_and_nothing_where_it_has_none(
+    run, tmp_path
+):
+    found = run(3, "loads.partly", str(tmp_path / "checkpoint"))
+    whole, index = 4 << 20, 64 << 10  # of the array; more than the databases' indexes take
+    for process, said in enumerate(found):
+        assert "error" not in said, said
+        expected = {
+            "rows": (whole // 2, whole // 2, 0),
+            "columns": (whole // 2, whole // 2, 0),
+            "whole": (whole, whole, 0),
+            "first": (whole, 0, 0),
+            "whole first": (whole, 0, 0),
+        }
+        for name, sizes in expected.items():
+            assert sizes[process] <= said["read"][name] < sizes[process] + index, (name, said)
+        shards = 2 if process == 0 else 0
+        assert said["shards"] == {"padded": shards, "cast": shards, "keys": shards}
+        assert said["own"]  # on all processes alike, though one of them has the saved device

@@ -32,7 +32,12 @@ class Placement:
 
 
 def regions_for(sharding: jax.sharding.Sharding, shape: plan.Shape) -> list[plan.Region] | None:
-    """The distinct parts that this process's devices need; None for the whole array."""
+    """The distinct parts that this process's devices need; None for the whole array.
+
+    There are none where only other processes have devices of the sharding.
+    """
+    if not sharding.addressable_devices:
+        return []
     if sharding.is_fully_replicated:
         return None
     found = {}
@@ -53,6 +58,10 @@ def place(
         parts = [convert(part, placement.dtype) for part in parts]
         if placement.sharding is None:
             results[i] = parts[0]
+        elif not placement.sharding.addressable_devices:
+            results[i] = jax.make_array_from_single_device_arrays(
+                shapes[i], placement.sharding, [], dtype=placement.dtype
+            )
         elif placement.sharding.is_fully_replicated:
             results[i] = _whole(parts[0], placement.sharding)
         else:
@@ -76,7 +85,7 @@ def _whole(array: np.ndarray[Any, Any], sharding: jax.sharding.Sharding) -> jax.
 def _from_parts(
     parts: list[np.ndarray[Any, Any]], sharding: jax.sharding.Sharding, shape: plan.Shape
 ) -> jax.Array:
-    regions = regions_for(sharding, shape) or [plan.whole(shape)]
+    regions = regions_for(sharding, shape) or []
     by_region = {
         tuple((p.start, p.stop) for p in region): part
         for region, part in zip(regions, parts, strict=True)

@@ -188,6 +188,8 @@ class ArrayReader:
         return [array.copy() if request.writable else array]
 
     async def _read_one(self, request: ArrayRequest) -> Parts:
+        if request.regions is not None and not request.regions:
+            return []
         with self._translated(request.leaf):
             array = await self._open(request.name)
         shape = tuple(array.shape)

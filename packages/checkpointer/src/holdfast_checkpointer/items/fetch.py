@@ -136,9 +136,7 @@ def _request(item: StoredItem, want: Want, placement: place.Placement) -> ArrayR
         place.regions_for(placement.sharding, wanted_shape(want)) if placement.sharding else None
     )
     if _is_resized(want):
-        regions = [
-            plan.clipped(region, shape) for region in regions or [plan.whole(wanted_shape(want))]
-        ]
+        regions = [plan.clipped(region, shape) for region in _regions(want, placement)]
     digests = item.digests.get(str(spec.name))
     return ArrayRequest(
         name=str(spec.name),
@@ -161,7 +159,7 @@ def _regions(want: Want, placement: place.Placement) -> list[plan.Region]:
     """The parts that are wanted, in the shape that is wanted."""
     shape = wanted_shape(want)
     found = place.regions_for(placement.sharding, shape) if placement.sharding else None
-    return found or [plan.whole(shape)]
+    return [plan.whole(shape)] if found is None else found
 
 
 def _resized(want: Want, placement: place.Placement, read: Parts) -> Parts:

@@ -117,13 +117,13 @@ class Places:
         if want.sharding is not None:
             return self._concrete(want, _for_data(want.sharding, spec))
         saved = sharding_from_json(spec.sharding, self._devices)
-        if saved is not None and _has_a_part_here(saved):
-            return saved
+        if saved is not None:  # one alike on all processes: a fallback for some would differ
+            return saved if _has_a_part_here(saved) else self._placing.default
         if self._placing.fallback is not None:
             return self._concrete(want, _for_data(self._placing.fallback, spec))
-        if self._several and saved is None and spec.sharding is not None:
+        if self._several and spec.sharding is not None:
             self._homeless.append(show(want.path))
-        if spec.value is None and saved is None:
+        if spec.value is None:
             self._moved.append(show(want.path))
         return self._placing.default
 
