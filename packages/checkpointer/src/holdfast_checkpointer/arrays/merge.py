@@ -41,6 +41,18 @@ async def merge_databases(
         await transaction.commit_async()
 
 
+async def stored_keys(target: KvTarget, *, label: str = "") -> set[str]:
+    """The keys in a database: of its index, no chunk is read.
+
+    Raises:
+        StorageError: What storage says.
+    """
+    with failures.writing(label, target):
+        spec = formats.database_spec(target, write=False)
+        database = await ts.KvStore.open(spec, context=formats.context_for(target))
+        return {key.decode() for key in await database.list()}
+
+
 async def _copy(source: ts.KvStore, target: ts.KvStore) -> None:
     try:
         await source.experimental_copy_range_to(target)

@@ -81,8 +81,9 @@ class ArraySaveOptions:
         use_zarr3: Arrays are zarr 3; only True is accepted.
         enable_pinned_host_transfer: Copies to the host go through JAX's own buffers; True is
             refused.
-        enable_post_merge_validation: What was written is always compared with what was to be
-            written before the commit; False is refused.
+        enable_post_merge_validation: That every chunk was written, once, is always checked
+            before the commit (contents are compared with digests when they are read); False
+            is refused.
         use_replica_parallel: What several processes hold is divided among them; False has the
             first of them write it. One copy is written in either case.
         min_slice_bytes_for_replica_parallel: A process writes no less of a shard for that,
@@ -175,7 +176,7 @@ _SAVED_ALWAYS: dict[str, tuple[tuple[Any, ...], str]] = {
     "use_ocdbt": ((True,), "holdfast writes one OCDBT database; it reads all of Orbax's layouts"),
     "use_zarr3": ((True,), "holdfast writes zarr 3; it reads zarr 2 as well"),
     "enable_pinned_host_transfer": ((None, False), "copies go through JAX's own host buffers"),
-    "enable_post_merge_validation": ((True,), "every save checks what was written"),
+    "enable_post_merge_validation": ((True,), "every save checks that all chunks were written"),
     "enable_replica_parallel_separate_folder": (
         (False,),
         "each process has one database for all that it writes",

@@ -7,11 +7,12 @@ import dataclasses
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast_checkpointer.arrays import plan
-from holdfast_checkpointer.arrays.merge import merge_databases
+from holdfast_checkpointer.arrays import formats, plan
+from holdfast_checkpointer.arrays.merge import merge_databases, stored_keys
 from holdfast_checkpointer.arrays.options import ArraySaveOptions
 from holdfast_checkpointer.arrays.snapshot import StagedArray
 from holdfast_checkpointer.arrays.write import ArrayRecord, digest_array, write_arrays
@@ -25,9 +26,10 @@ from holdfast_checkpointer.items.describe import (
 )
 from holdfast_checkpointer.trees.paths import show
 from holdfast_metadata import MetadataError, Node
-from holdfast_storage import WriteArea
+from holdfast_storage import KvTarget, WriteArea
 
 _DATABASE = "ocdbt.process_{}"
+_SHOWN = 5
 _SAME = ("kind", "shape", "dtype", "weak_type", "value", "key_impl")
 
 
@@ -123,18 +125,23 @@ class StagedPyTree(StagedItem):
     async def finish(self, area: WriteArea, records: Sequence[ItemRecord]) -> None:
         """Merges the databases that the records tell of, and writes the documents.
 
+        Each database has the chunks that its process told of; their contents are compared
+        with the digests when they are read.
+
         Raises:
-            MetadataError: A chunk of an array was written by nobody, or twice.
+            MetadataError: A chunk of an array was written by nobody, or twice, or is none of it;
+                or a database has other chunks than its process told of.
         """
         written = [record.detail for record in records]
         arrays = await asyncio.to_thread(_joined, self.me, written)
         if self.me is not None:
-            sources: list[tuple[Any, Mapping[str, str]]] = [
-                (area.child(_DATABASE.format(part.process)).kv_target(), {})
-                for part in written
-                if part.anything
-            ]
-            if sources:
+            parts = [part for part in written if part.anything]
+            targets = [area.child(_DATABASE.format(part.process)).kv_target() for part in parts]
+            found = await asyncio.gather(*(stored_keys(t, label=area.label) for t in targets))
+            for part, keys in zip(parts, found, strict=True):
+                await asyncio.to_thread(_require_told, part, keys, arrays)
+            if targets:
+                sources: list[tuple[KvTarget, Mapping[str, str]]] = [(t, {}) for t in targets]
                 await merge_databases(area.kv_target(), sources, label=area.label)
         # Encoding thousands of leaves is work for the CPU: not on the storage loop.
         await put_documents(area, await asyncio.to_thread(self._encode, arrays))
@@ -144,6 +151,24 @@ class StagedPyTree(StagedItem):
         return encode_documents(
             documents(self.described, written, self.handler, self.custom_metadata)
         )
+
+
+def _differing(wanted: AbstractSet[str], written: Sequence[Written], name: str) -> str:
+    """Which chunks nobody wrote, and which an array does not have, with who wrote these."""
+    found = {
+        chunk: part.process
+        for part in written
+        for record in part.arrays
+        if record.name == name
+        for chunk in record.digests
+    }
+    said = []
+    if lacking := sorted(wanted - found.keys())[:_SHOWN]:
+        said.append(f"no process wrote its chunks {lacking}")
+    if unknown := sorted(found.keys() - wanted)[:_SHOWN]:
+        who = sorted({str(found[chunk]) for chunk in unknown})
+        said.append(f"chunks {unknown} of process {', '.join(who)} are none of it")
+    return "; ".join(said)
 
 
 def _joined(me: int | None, written: Sequence[Written]) -> list[ArrayRecord]:
@@ -156,7 +181,10 @@ def _joined(me: int | None, written: Sequence[Written]) -> list[ArrayRecord]:
                 raise MetadataError(f"process {part.process} wrote {record.name!r}, unasked")
             twice = digests[record.name].keys() & record.digests.keys()
             if twice:
-                raise MetadataError(f"chunk {min(twice)} of {record.name!r} was written twice")
+                raise MetadataError(
+                    f"the array {record.name!r}: chunk {min(twice)} was written twice, the "
+                    f"second time by process {part.process}"
+                )
             digests[record.name].update(record.digests)
     joined = []
     for record in own.arrays:
@@ -167,7 +195,32 @@ def _joined(me: int | None, written: Sequence[Written]) -> list[ArrayRecord]:
         }
         found = digests[record.name]
         if found.keys() != wanted:
-            lacking = sorted(wanted - found.keys())[:5]
-            raise MetadataError(f"no process wrote chunks {lacking} of the array {record.name!r}")
+            raise MetadataError(
+                f"the array {record.name!r}: {_differing(wanted, written, record.name)}"
+            )
         joined.append(dataclasses.replace(record, digests=found))
     return joined
+
+
+def _require_told(part: Written, keys: AbstractSet[str], arrays: Sequence[ArrayRecord]) -> None:
+    """Refuses a database that has not exactly the chunks that its process told of.
+
+    Args:
+        part: What the process told of.
+        keys: What is in its database.
+        arrays: All arrays, with their shapes.
+    """
+    told = {formats.metadata_key(array.name) for array in part.arrays if array.digests}
+    for array in part.arrays:
+        for chunk in array.digests:
+            index = tuple(map(int, chunk.split("."))) if chunk else ()
+            told.add(formats.chunk_key(array.name, index))
+    empty = {formats.metadata_key(array.name) for array in arrays if not array.digests}
+    for problem, found in (
+        ("does not have all that the process told of; it lacks", told - keys),
+        ("has what the process did not tell of:", keys - told - empty),
+    ):
+        if found:
+            raise MetadataError(
+                f"the database of process {part.process} {problem} {sorted(found)[:_SHOWN]}"
+            )
