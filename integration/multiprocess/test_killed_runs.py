@@ -56,5 +56,7 @@ def test_jobs_of_any_size_go_on_after_a_process_was_killed_at_any_moment(run, tm
     (last,) = run(1, "run_parts.train", str(folder), str(log), 3, devices=1)
     assert last["found"][-1] == newest
     assert last["left"] == [newest + 1, newest + 2, newest + 3]
-    left = {entry.name for entry in folder.iterdir() if not entry.name.startswith((".", "_"))}
-    assert left == {str(step) for step in last["left"]}
+    # The killed puts of single documents are known to nobody, and go when they are an hour old.
+    unknown = (".put-", ".holdfast-clock-", "_")
+    left = {entry.name for entry in folder.iterdir() if not entry.name.startswith(unknown)}
+    assert left == {str(step) for step in last["left"]}  # no attempt of the dead is left
