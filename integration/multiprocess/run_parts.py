@@ -89,8 +89,90 @@ def scenes(folder: str) -> Any:
         preempted,
         left,
         followed,
+        moody,
+        older,
     )
     return {act.__name__: outcome(act, f"{folder}/{act.__name__}") for act in acts}
+
+
+class Moody:
+    """A policy that fails where and when it is told to."""
+
+    def __init__(self) -> None:
+        self.fails = False
+
+    def should_save(self, step: Any, previous: Any, *, context: Any) -> bool:
+        """Yes, or an error."""
+        if self.fails:
+            raise ArithmeticError("the policy has a bad day")
+        return True
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        """All, or an error."""
+        if self.fails:
+            raise ArithmeticError("the policy has a bad day")
+        return [True for _ in checkpoints]
+
+
+def moody(folder: str) -> Any:
+    """Policies and callbacks of the user fail; the others hear of it, and the next save works."""
+    import holdfast as hf
+
+    deciding, keeping = Moody(), Moody()
+
+    def callback() -> None:
+        if jax.process_index() == 1:
+            raise ArithmeticError("the callback has a bad day")
+
+    context = hf.Context(asynchronous=hf.options.AsyncOptions(post_finalization_callback=callback))
+    with hf.training.Checkpointer(
+        folder, save_decision_policy=deciding, preservation_policy=keeping, context=context
+    ) as run:
+        run.save(0, tree(0))
+        deciding.fails = True
+        decided = outcome(lambda: bool(run.save(1, tree(1))))
+        deciding.fails = False
+        again = bool(run.save(2, tree(2)))
+        keeping.fails = True
+        kept = outcome(lambda: bool(run.save(3, tree(3))))
+        keeping.fails = False
+        last = bool(run.save(4, tree(4)))
+        return [decided, again, kept, last, steps_of(run)]
+
+
+def older(folder: str) -> Any:
+    """Every method of the v0 manager, with saves in the background."""
+    import holdfast as hf
+
+    a = hf.args
+    options = hf.CheckpointManagerOptions(
+        max_to_keep=2, best_fn=lambda m: m["score"], best_mode="max", save_interval_steps=2
+    )
+    found: dict[str, Any] = {}
+    with hf.CheckpointManager(folder, options=options, item_names=("state", "extra")) as manager:
+        for step, score in ((0, 0.5), (2, 0.9), (3, 1.0), (4, 0.1), (6, 0.7)):
+            items = a.Composite(state=a.StandardSave(tree(step)), extra=a.JsonSave({"at": step}))
+            saved = manager.save(step, args=items, metrics={"score": score})
+            found[f"saved {step}"] = bool(saved)
+        manager.wait_until_finished()
+        manager.check_for_errors()
+        found["steps"] = manager.all_steps()
+        found["latest"], found["best"] = manager.latest_step(), manager.best_step()
+        found["should"] = [manager.should_save(7), manager.should_save(8)]
+        found["metrics"] = manager.metrics(2)
+        wanted = a.Composite(state=a.StandardRestore(tree(0)), extra=a.JsonRestore())
+        loaded = manager.restore(2, args=wanted)
+        found["loaded"] = [is_step(loaded.state, 2), loaded.extra]
+        found["items"] = sorted(manager.item_metadata(2).keys())
+        manager.delete(2)
+        manager.reload()
+        found["left"] = manager.all_steps()
+    default = hf.CheckpointManager(f"{folder}-default")
+    default.save(1, args=a.StandardSave(tree(1)))
+    default.wait_until_finished()
+    found["default"] = is_step(default.restore(1, args=a.StandardRestore(tree(1))), 1)
+    default.close()
+    return found
 
 
 def write_alone(folder: str, steps: Sequence[int]) -> threading.Thread:

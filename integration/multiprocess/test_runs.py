@@ -103,6 +103,31 @@ def test_damage_that_one_process_reads_makes_all_load_the_step_before(values):
         assert said["after"] == [[1, 2], []]
 
 
+def test_an_error_in_a_policy_or_callback_of_the_user_s_is_told_or_logged_and_saves_go_on(values):
+    for me, (decided, again, kept, last, known) in enumerate(values("moody")):
+        assert "ArithmeticError" in decided["error"]
+        assert ("RemoteProcessError" in decided["error"]) == (me == 1)
+        assert "the policy has a bad day" in decided["message"]
+        assert again is True
+        assert kept["value"] is True  # what to keep is decided behind it, and logged
+        assert last is True
+        assert known == [0, 2, 3, 4]
+
+
+def test_every_method_of_the_older_manager_answers_the_same_in_each_process(values):
+    first, second = values("older")
+    assert first == second
+    assert [first[f"saved {step}"] for step in (0, 2, 3, 4, 6)] == [True, True, False, True, True]
+    assert first["steps"] == [2, 6]  # step 4 was removed before the next turn told of it
+    assert (first["latest"], first["best"]) == (6, 2)
+    assert first["should"] == [False, True]
+    assert first["metrics"] == {"score": 0.9}
+    assert first["loaded"] == [True, {"at": 2}]
+    assert first["items"] == ["extra", "metrics", "state"]
+    assert first["left"] == [6]
+    assert first["default"] is True
+
+
 def test_all_read_the_same_steps_of_a_run_and_hold_them_until_all_have_read(values):
     first, second = values("followed")
     for seen, reached, left, late, held in (first, second):

@@ -32,6 +32,7 @@ class KnownSteps:
         self._while_listing: list[list[_Change]] = []  # for each listing under way
         self._clock = 0  # counts own commits
         self._committed: dict[int, int] = {}  # when a step was, by that clock
+        self._gone: set[int] = set()  # removed elsewhere before this process took them in
         self.follows = False
 
     def all(self) -> list[CheckpointMetadata]:
@@ -80,6 +81,9 @@ class KnownSteps:
     def add(self, entry: CheckpointMetadata) -> None:
         """Takes in a step that was committed."""
         with self._lock:
+            if entry.step in self._gone:
+                self._gone.discard(entry.step)
+                return
             self._clock += 1
             self._committed[entry.step] = entry.seen = self._clock
             self._change(entry.step, entry)
@@ -92,9 +96,24 @@ class KnownSteps:
             self._change(entry.step, found)
 
     def forget(self, step: int) -> None:
-        """Forgets a step that another process of the job has removed."""
+        """Forgets a step that another process of the job has removed.
+
+        It may have been quicker than this one, which is still to take the step in.
+        """
         with self._lock:
+            if step not in self._steps and step not in self._aside:
+                self._gone.add(step)
             self._change(step, None)
+
+    def expect(self, step: int) -> None:
+        """A save of a step begins: that one of its number was removed before means nothing."""
+        with self._lock:
+            self._gone.discard(step)
+
+    def committed_since(self, clock: int) -> tuple[list[int], int]:
+        """The steps that this process has committed since a time of its clock; and its time."""
+        with self._lock:
+            return [s for s, when in self._committed.items() if when > clock], self._clock
 
     def set_aside(self, aside: Aside) -> None:
         """Takes a step out of the good ones."""

@@ -121,6 +121,7 @@ class Saver:
                 return SaveResponse.declined(step, decision.skip)
             name, what = decision.name, f"the save of step {step} in {self._run.label}"
             with call_of(lambda: self._context) as call:
+                self._known.expect(step)
                 self._wait_for_what_runs()
                 self._raise_earlier_failure(f"step {step} was not saved")
                 termination.require_time(what)

@@ -26,6 +26,7 @@ class SharedView:
         self._known = known
         self._run = run
         self._told: Mapping[int, Any] = {}
+        self._clock = 0
 
     def news(self) -> Any:
         """On the primary: what has changed since this was asked before, as JSON."""
@@ -33,8 +34,10 @@ class SharedView:
         for aside in self._known.all_aside():
             now[aside.entry.step] = {**encoded(aside.entry), "aside": encoded_aside(aside)}
         before, self._told = self._told, now
+        # The others take in by themselves what was saved, and it may be gone again by now.
+        saved, self._clock = self._known.committed_since(self._clock)
         return {
-            "gone": [step for step in before if step not in now],
+            "gone": [step for step in {*before, *saved} if step not in now],
             "there": [said for step, said in now.items() if before.get(step) != said],
         }
 
