@@ -41,6 +41,8 @@ def test_one_replica_reads_and_the_others_get_every_bit_over_the_devices(run, tm
         assert "['odd']" in said["fits not"]["message"], said["fits not"]
         assert "DisagreementError" in said["differs"]["error"], said["differs"]
         assert "primary_replica_id=2" in said["absent"]["message"]
+        (warning,) = said["warned"]  # the load after it, of which one replica reads, says nothing
+        assert "none lies in replicas along axis 5" in warning
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ from holdfast_checkpointer.options import Context
 from holdfast_metadata import digest_bytes
 from holdfast_storage.per_loop import PerLoop
 
+_log = logging.getLogger(__name__)
 _WINDOW = 256 << 20
 _turns: PerLoop[asyncio.Lock] = PerLoop()
 
@@ -94,6 +96,7 @@ class Broadcast:
         operation = self.operation
         lie = [self._lie(*each) for each in zip(requests, shardings, strict=True)]
         await operation.vote("the comparison of targets", _plan_of(requests, lie), _require_same)
+        self._warn_of_none(lie, sum(sharding is not None for sharding in shardings))
         operation.enter("the read")
         found = await operation.until_failure(self._read_mine(reader, requests, lie))
         await operation.barrier("the end of reading")
@@ -115,6 +118,17 @@ class Broadcast:
             self.options.primary_replica_id,
             self.processes,
         )
+
+    def _warn_of_none(self, lie: Sequence[Replicas | None], arrays: int) -> None:
+        if arrays and not any(lie):
+            _log.warning(
+                "use_load_and_broadcast changes nothing here: of %d arrays none lies in replicas "
+                "along axis %d of a mesh of all processes, with processes that have no device of "
+                "replica %d; each process reads what it needs",
+                arrays,
+                self.options.replica_axis_index,
+                self.options.primary_replica_id,
+            )
 
     async def _read_mine(
         self, reader: ArraySource, requests: Sequence[ArrayRequest], lie: Sequence[Replicas | None]
