@@ -178,15 +178,54 @@ def disagree(folder: str) -> Any:
     me = jax.process_index()
     mesh = mesh_of([jax.device_count()])
     same = {"w": global_array(np.ones((8, 2), np.float32), mesh, "x"), "n": np.arange(3)}
+    nan = np.uint32(0x7FC00000).view(np.float32)
     trees = {
         "leaf": {**same, **({"extra": 1} if me else {})},
         "value": {**same, "n": np.arange(3) + me},
         "number": {**same, "step": 7 + me},
         "shape": {**same, "n": np.arange(3 + me)},
         "dtype": {**same, "n": np.arange(3).astype(np.float32 if me else np.int64)},
-        "alike": same,
+        "own": {**same, "own": jnp.arange(3) + me},
+        "scalar": {**same, "scalar": jnp.float32(me)},
+        "zero": {**same, "zero": np.array([-0.0 if me else 0.0])},
+        "nan": {**same, "nan": np.array([nan, (nan.view(np.uint32) + me).view(np.float32)])},
+        "elsewhere": {**same, "elsewhere": only_on(1)},
+        "alike": {**same, "nan": np.array([nan, -0.0]), "scalar": jnp.float32(2)},
+        "given": given_in_parts(mesh),
     }
-    return {name: outcome(hf.save, f"{folder}/{name}", trees[name]) for name in trees}
+    found = {name: outcome(hf.save, f"{folder}/{name}", trees[name]) for name in trees}
+    alike, given = trees["alike"], trees["given"]
+    loaded = hf.load(f"{folder}/given", given)
+    for name, array in given.items():
+        for shard, other in zip(
+            array.addressable_shards, loaded[name].addressable_shards, strict=True
+        ):
+            np.testing.assert_array_equal(np.asarray(shard.data), np.asarray(other.data), name)
+    again = hf.load(f"{folder}/alike", alike)
+    assert again["nan"].tobytes() == alike["nan"].tobytes()
+    assert again["scalar"] == 2
+    return found
+
+
+def only_on(process: int) -> jax.Array:
+    """An array on the devices of one process, of which the others have nothing."""
+    devices = [d for d in jax.devices() if d.process_index == process]
+    mesh = jax.sharding.Mesh(np.array(devices, dtype=object), ("x",))
+    return global_array(np.arange(8, dtype=np.float32), mesh, "x")
+
+
+def given_in_parts(mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
+    """Arrays of which each process gives its part, and one that is not on all devices of any."""
+    me, count = jax.process_index(), jax.process_count()
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    part = np.full((4, 3), me, np.float32)
+    firsts = [next(d for d in jax.devices() if d.process_index == p) for p in range(count)]
+    some = jax.sharding.Mesh(np.array(firsts, dtype=object), ("x",))
+    return {
+        "local": jax.make_array_from_process_local_data(rows, part, (4 * count, 3)),
+        "some devices": global_array(np.arange(8 * count, dtype=np.float32), some, "x"),
+        "copied": global_array(np.arange(5, dtype=np.int32), some),
+    }
 
 
 PHASES = ("path", "scheme", "options", "validation", "host", "write", "seal", "merge", "commit")

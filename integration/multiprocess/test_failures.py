@@ -33,6 +33,7 @@ def left_in(folder):
 def test_trees_that_differ_are_refused_everywhere_by_process_and_leaf(run, tmp_path):
     found = run(2, "disagree", str(tmp_path))
     leaves = {"leaf": "extra", "value": "n", "number": "step", "shape": "n", "dtype": "n"}
+    leaves |= {name: name for name in ("own", "scalar", "zero", "nan", "elsewhere")}
     for name, leaf in leaves.items():
         for process in found:
             said = process[name]
@@ -41,9 +42,12 @@ def test_trees_that_differ_are_refused_everywhere_by_process_and_leaf(run, tmp_p
             assert f"state['{leaf}']: " in said["message"]
             assert "process 0" in said["message"]
             assert "process 1" in said["message"]
+    assert "on process 0; no sharding on process 1" in found[0]["elsewhere"]["message"]
     assert "shape [3] on process 0; shape [4] on process 1" in found[1]["shape"]["message"]
-    assert all(process["alike"]["value"] is None for process in found)
-    assert left_in(tmp_path) == ["alike"]
+    for name in ("alike", "given"):
+        assert [process[name].get("value", process[name]) for process in found] == [None, None]
+        assert hf.verify(tmp_path / name).ok
+    assert left_in(tmp_path) == ["alike", "given"]
 
 
 def test_a_failure_in_any_phase_on_any_process_is_raised_on_all_and_leaves_nothing(run, tmp_path):
