@@ -220,6 +220,18 @@ def test_no_chunk_is_larger_than_said_nor_straddles_two_devices(data):
         assert own == whole or own % size == 0
 
 
+@pytest.mark.parametrize(
+    ("shape", "part", "chunk"),
+    [
+        ((50264, 768), (6283, 768), (6283, 384)),  # 6283 is 61 x 103
+        ((2 * 10000019,), (10000019,), (10000019,)),  # a prime: not ten million chunks
+        ((2048, 4096), (1024, 4096), (1024, 4096)),
+    ],
+)
+def test_a_divided_axis_without_fitting_divisors_is_not_cut_into_crumbs(shape, part, chunk):
+    assert plan.chunk_shape(shape, part, 4, 16 << 20) == chunk
+
+
 def test_axes_for_all_are_ignored_where_a_leaf_has_none_of_them(place):
     options = StorageOptions(chunk_byte_size=16, shard_axes=(1,))
     item = {"a": np.ones((4, 4), np.float32), "b": np.ones(3), "c": 1, "d": np.float32(2)}

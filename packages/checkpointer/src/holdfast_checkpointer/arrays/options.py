@@ -64,7 +64,8 @@ class ArraySaveOptions:
     """How arrays are written; also called `ArrayOptions.Saving`.
 
     Attributes:
-        chunk_bytes: A chunk, the unit of digest and of reading, is at most this large.
+        chunk_bytes: A chunk, the unit of digest and of reading, is at most this large; larger only
+            where a device's part of an axis has no divisor that makes less than 65,536 chunks.
         compression: None or "zstd". Trained weights are nearly random: zstd saves some 8 %
             and costs several times the time.
         small_leaf_bytes: Arrays up to this size are written as plain key/values.

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 
 Shape = tuple[int, ...]
 Region = tuple[slice, ...]
+_CRUMB = 16  # a chunk so many times smaller than it may be
+_MOST_PARTS = 1 << 16
 
 
 def chunk_shape(
@@ -18,7 +20,9 @@ def chunk_shape(
     Chunks of what one device wrote are cut along the leading axes, so that a chunk is
     contiguous in the buffer it comes from. No chunk straddles two devices' shards. An axis
     that one device had whole is cut into a power of two of parts: so are the meshes that will
-    read them.
+    read them. A divided axis whose length has only divisors that make crumbs, such as a
+    prime, is cut after the others; it stays whole, and the chunk larger than `limit`, if it
+    would be cut into more than 65,536 parts.
 
     Args:
         shape: Of the whole array.
@@ -35,18 +39,32 @@ def chunk_shape(
     """
     found = [max(1, size) for size in write_shape]
     axes = [*first, *(axis for axis in range(len(found)) if axis not in first)]
+    crumbling = []
     for axis in axes:
-        size = math.prod(found) * itemsize
-        if size <= limit:
+        if math.prod(found) * itemsize <= limit:
             break
-        longest = max(1, limit // (size // found[axis]))
-        parts = -(-found[axis] // longest)
-        if write_shape[axis] == shape[axis]:
-            parts = min(found[axis], 1 << (parts - 1).bit_length())
-            found[axis] = -(-found[axis] // parts)
+        is_divided = write_shape[axis] != shape[axis]
+        part = _part(found, axis, itemsize, limit, divided=is_divided)
+        if is_divided and math.prod(found) // found[axis] * part * itemsize * _CRUMB < limit:
+            crumbling.append(axis)
         else:
-            found[axis] = _even_part(found[axis], parts)
+            found[axis] = part
+    for axis in crumbling:
+        if math.prod(found) * itemsize > limit:
+            part = _part(found, axis, itemsize, limit, divided=True)
+            if found[axis] // part <= _MOST_PARTS:
+                found[axis] = part
     return tuple(found)
+
+
+def _part(found: Sequence[int], axis: int, itemsize: int, limit: int, *, divided: bool) -> int:
+    """How long a part of an axis is to be, the others being as found."""
+    longest = max(1, limit // (math.prod(found) * itemsize // found[axis]))
+    parts = -(-found[axis] // longest)
+    if divided:
+        return _even_part(found[axis], parts)
+    parts = min(found[axis], 1 << (parts - 1).bit_length())
+    return -(-found[axis] // parts)
 
 
 def _even_part(size: int, parts: int) -> int:
