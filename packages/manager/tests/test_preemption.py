@@ -5,6 +5,8 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
 from holdfast_manager.engine.preemption import Preemption
 
 JOB = """
@@ -71,3 +73,19 @@ def test_the_service_is_asked_once_for_each_step(monkeypatch):
     answers = [preemption.reached(step) for step in (1, 1, 2, 2, 2, 3)]
     assert answers == [False, False, True, True, True, False]
     assert asked == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("message", "warned"),
+    [
+        ("Preemption sync manager has not been initialized. Make sure", False),
+        ("the connection was lost", True),
+    ],
+)
+def test_a_service_that_fails_is_no_absent_one_and_is_logged(monkeypatch, caplog, message, warned):
+    def ask(_step):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr("jax.experimental.multihost_utils.reached_preemption_sync_point", ask)
+    assert not Preemption().reached(7)
+    assert ("did not answer at step 7" in caplog.text) == warned

@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from holdfast_manager.engine import termination
 
 _log = logging.getLogger(__name__)
+_NO_SERVICE = "sync manager has not been initialized"  # JAX has no error of its own for it
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,9 @@ def _ask(step: int) -> bool:
     try:
         reached = bool(multihost_utils.reached_preemption_sync_point(step))
     except RuntimeError as error:
-        _log.debug("no preemption service: %s", error)
         reached = False
+        if _NO_SERVICE not in str(error):
+            _log.warning("JAX's preemption service did not answer at step %d: %s", step, error)
     if reached:
         termination.notice_of_jax()
     return reached or termination.requested()
