@@ -91,8 +91,46 @@ def scenes(folder: str) -> Any:
         followed,
         moody,
         older,
+        mixed,
     )
     return {act.__name__: outcome(act, f"{folder}/{act.__name__}") for act in acts}
+
+
+def mixed(folder: str, count: int = 40) -> Any:
+    """Calls of every kind, in one order, with pauses of its own in every process."""
+    import holdfast as hf
+
+    dice, pause = random.Random(40), random.Random(jax.process_index())
+    there: dict[int, int] = {}  # what each step holds
+    with hf.training.Checkpointer(folder) as run:
+        for step in range(count):
+            time.sleep(pause.random() * 0.02)
+            if dice.random() < 0.5:
+                run.save(step, tree(step), force=True)
+            else:
+                run.save_async(step, tree(step), force=True)
+            there[step] = step
+            chosen, what = dice.choice(list(there)), dice.randrange(5)
+            if what in (1, 2, 4):
+                run.wait()  # these look at what is committed
+            if what == 0:
+                run.save(chosen, tree(chosen + 100), force=True, overwrite=True)
+                there[chosen] = chosen + 100
+            elif what == 1:
+                run.delete(chosen)
+                del there[chosen]
+            elif what == 2:
+                run.pin(step, "newest")
+                run.unpin("newest")
+            elif what == 3:
+                run.reload()
+            elif there:
+                newest = max(there)
+                loaded = run.load(None, tree(newest), fallback=True)
+                assert is_step(loaded, there[newest]), step
+        run.wait()
+        assert all(is_step(run.load(step, tree(step)), held) for step, held in there.items())
+        return [sorted(there) == steps_of(run), steps_of(run)]
 
 
 class Moody:

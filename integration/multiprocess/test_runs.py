@@ -128,6 +128,12 @@ def test_every_method_of_the_older_manager_answers_the_same_in_each_process(valu
     assert first["default"] is True
 
 
+def test_calls_of_every_kind_in_any_order_leave_the_same_in_each_process(values):
+    first, second = values("mixed")
+    assert first == second
+    assert first[0] is True
+
+
 def test_all_read_the_same_steps_of_a_run_and_hold_them_until_all_have_read(values):
     first, second = values("followed")
     for seen, reached, left, late, held in (first, second):
