@@ -33,9 +33,7 @@ def job_of(count: int, folder: Path, repetitions: int, scale: int = 1) -> list[F
         started.end()
     what = "1 process" if count == 1 else f"{count} processes"
     return [
-        Figure(
-            f"{what}, {operation}", name, "s", _slowest([each[operation][name] for each in said])
-        )
+        Figure(f"{what}, {operation}", name, "s", _slowest(name, operation, said))
         for operation in said[0]
         for name in said[0][operation]
     ]

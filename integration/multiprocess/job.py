@@ -36,7 +36,7 @@ class Job:
         """What each process returned; an error comes as `{"error": …, "message": …}`.
 
         Raises:
-            AssertionError: A process ended without a word; its output is shown.
+            AssertionError: A process ended without a word, or not well; its output is shown.
         """
         return [_result(index, process, timeout_s) for index, process in enumerate(self.processes)]
 
@@ -51,7 +51,7 @@ class Job:
 def _result(index: int, process: subprocess.Popen[str], timeout_s: float) -> Any:
     out, err = process.communicate(timeout=timeout_s)
     said = [line for line in out.splitlines() if line.startswith("RESULT ")]
-    if not said:
+    if not said or process.returncode:
         raise AssertionError(f"process {index} ended with {process.returncode}:\n{out}\n{err}")
     return json.loads(said[-1].removeprefix("RESULT "))
 

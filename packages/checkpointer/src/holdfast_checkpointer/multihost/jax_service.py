@@ -8,14 +8,20 @@ which one has moved.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
+import time
+import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from holdfast_checkpointer.multihost.errors import CoordinationError
 from holdfast_checkpointer.multihost.service import KeyTaken
+from holdfast_storage.threads import StartedPool
 
 T = TypeVar("T")
+_ONE_WAIT_S = 10.0
+_AT_EXIT = 6
 CLIENT_METHODS = (
     "blocking_key_value_get_bytes",
     "key_value_delete",
@@ -60,11 +66,24 @@ class JaxService:
 
     async def get(self, key: str, *, timeout_s: float) -> bytes:
         """See `KeyValueService.get`."""
-        limit_ms = max(1, int(timeout_s * 1000))
-        found = await self._call(
-            key, lambda: self._client.blocking_key_value_get_bytes(key, limit_ms)
-        )
-        return bytes(found)
+        until = time.monotonic() + timeout_s
+        given_up = threading.Event()
+
+        def ask() -> Any:
+            """A wait cannot be interrupted: it is made of short ones."""
+            while True:
+                left = until - time.monotonic()
+                limit_ms = max(1, int(min(left, _ONE_WAIT_S) * 1000))
+                try:
+                    return self._client.blocking_key_value_get_bytes(key, limit_ms)
+                except Exception as error:
+                    if not _expired(error) or left <= _ONE_WAIT_S or given_up.is_set():
+                        raise
+
+        try:
+            return bytes(await self._call(key, ask))
+        finally:
+            given_up.set()
 
     async def list(self, prefix: str) -> dict[str, bytes]:
         """See `KeyValueService.list`."""
@@ -88,12 +107,15 @@ class JaxService:
 
 def _translated(key: str, error: Exception) -> Exception:
     """The runtime tells its errors apart by the first word of the message."""
-    status = str(error).partition(":")[0]
-    if status == "ALREADY_EXISTS":
+    if str(error).partition(":")[0] == "ALREADY_EXISTS":
         return KeyTaken(key)
-    if status == "DEADLINE_EXCEEDED":
+    if _expired(error):
         return TimeoutError(f"{key} is not set")
     return CoordinationError(f"JAX's coordination service failed at {key!r}: {error}")
+
+
+def _expired(error: Exception) -> bool:
+    return str(error).partition(":")[0] == "DEADLINE_EXCEEDED"
 
 
 async def _in_thread(function: Callable[[], T]) -> T:
@@ -121,5 +143,44 @@ async def _in_thread(function: Callable[[], T]) -> T:
         except RuntimeError:  # the loop is closed: nobody waits any more
             return
 
-    threading.Thread(target=call, name="holdfast-coordination", daemon=True).start()
+    _threads.start(call)
     return await done
+
+
+class _Threads:
+    """The threads that are in a call, which must have left it when the interpreter ends.
+
+    One that comes back from the runtime while Python is being taken down ends the process by
+    an abort, and its exit status with it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+        self._spare: StartedPool | None = None
+
+    def start(self, call: Callable[[], None]) -> None:
+        """Runs a call in a thread of its own; at exit in one that was there before."""
+        with self._lock:
+            if self._spare is None:
+                self._spare = StartedPool(_AT_EXIT, "holdfast-coordination-at-exit")
+                atexit.register(self._join)
+            spare = self._spare
+        thread = threading.Thread(target=call, name="holdfast-coordination", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # from Python 3.12 on none begins once the main thread has ended
+            spare.submit(call)
+            return
+        with self._lock:
+            self._running.add(thread)
+
+    def _join(self) -> None:
+        until = time.monotonic() + _ONE_WAIT_S + 1.0
+        with self._lock:
+            running = list(self._running)
+        for thread in running:
+            thread.join(max(0.0, until - time.monotonic()))
+
+
+_threads = _Threads()
