@@ -9,7 +9,6 @@ same order; if they do not, each of them raises an error that says which one cal
 from __future__ import annotations
 
 import asyncio
-import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -30,6 +29,7 @@ from holdfast_checkpointer.multihost.errors import (
     tell_alike,
 )
 from holdfast_checkpointer.multihost.membership import Membership
+from holdfast_checkpointer.multihost.numbers import Numbers
 from holdfast_checkpointer.multihost.operation import Operation
 from holdfast_checkpointer.options import Context
 from holdfast_manager import errors
@@ -278,20 +278,8 @@ class Job:
         return answer
 
 
-class _Openings:
-    """How often each run was opened in this process: each opening meets those of the others."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._count: collections.Counter[str] = collections.Counter()
-
-    def next(self, place: str) -> int:
-        with self._lock:
-            self._count[place] += 1
-            return self._count[place]
-
-
-_openings = _Openings()
+# Each opening of a run meets those of the other processes.
+_openings = Numbers()
 
 
 @contextlib.asynccontextmanager
